@@ -1,0 +1,116 @@
+"""What is refused at trace time, and in which words.
+
+Shapes and dtypes are known when JAX traces, so these checks cost nothing at run time. Values are
+not: `policy.check_policy` looks at those, outside jit.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lljax.types import Batch, LossFn, Params
+
+
+def num_examples(batch: Batch, name: str) -> int:
+    """The shared leading axis of a batch; ValueError when there is none or it is empty."""
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    if not leaves:
+        raise ValueError(f"`{name}` must be a pytree of arrays [B, ...]; got no arrays at all.")
+    sizes = {}
+    for path, leaf in leaves:
+        if np.ndim(leaf) == 0:
+            raise ValueError(
+                f"every array of `{name}` needs a leading example axis; "
+                f"`{name}{jax.tree_util.keystr(path)}` is a scalar. Close over constants instead."
+            )
+        sizes[f"{name}{jax.tree_util.keystr(path)}"] = np.shape(leaf)[0]
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{key}: {size}" for key, size in sizes.items())
+        raise ValueError(
+            f"the arrays of `{name}` must share their leading example axis; got {listed}."
+        )
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise ValueError(f"`{name}` is empty: it must hold at least one example.")
+    return size
+
+
+def check_policy_shape(policy: jax.Array, train: Batch) -> None:
+    """ValueError unless `policy` is a floating [T, N] that fits the N examples of `train`."""
+    size = num_examples(train, "train")
+    shape = np.shape(policy)
+    if len(shape) != 2:
+        raise ValueError(f"`policy` must have shape (T, N) = (T, {size}); got {shape}.")
+    if shape[0] == 0:
+        raise ValueError(f"`policy` must have at least one inner step, T >= 1; got shape {shape}.")
+    if shape[1] != size:
+        cure = ": it may be transposed" if shape[0] == size else ""
+        raise ValueError(
+            f"`policy` must have shape (T, N) = ({shape[1] if cure else shape[0]}, {size}), "
+            f"N being the number of examples in `train`; got {shape}{cure}."
+        )
+    dtype = jnp.result_type(policy)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`policy` must be floating, e.g. float32; got {dtype}.")
+
+
+def check_params(params: Params) -> None:
+    """ValueError unless every leaf of `params` is a floating array."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("`params` holds no arrays: there is nothing to train.")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            what = dtype if dtype is not None else type(leaf).__name__
+            raise ValueError(
+                f"every leaf of `params` must be a floating array; "
+                f"`params{jax.tree_util.keystr(path)}` is {what}. Split off what is not "
+                f"trained (flax.nnx.split, equinox.partition) and close over it in `loss_fn`."
+            )
+
+
+def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch, name: str) -> None:
+    """ValueError unless `loss_fn(params, batch)` is a floating [B]."""
+    check_params(params)
+    size = num_examples(batch, name)
+    losses = jax.eval_shape(loss_fn, params, batch)
+    shape = getattr(losses, "shape", None)
+    if shape != (size,):
+        cure = " Return the losses before taking their mean." if shape == () else ""
+        raise ValueError(
+            f"`loss_fn(params, {name})` must return one loss an example, shape ({size},); got "
+            f"{shape if shape is not None else type(losses).__name__}.{cure}"
+        )
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ValueError(f"`loss_fn(params, {name})` must be floating; got {losses.dtype}.")
+
+
+def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> None:
+    """ValueError if the optimiser's update has no derivative where one gradient entry is zero.
+
+    Adam divides by sqrt(v + eps_root). With eps_root = 0 the root's derivative is infinite at
+    v = 0, and one parameter that receives no gradient (an unused embedding row) turns the whole
+    meta-gradient NaN. So the update is differentiated once, on a shrunken copy of `params`, at a
+    gradient whose first entry in every array is zero.
+    """
+    with jax.ensure_compile_time_eval():
+        # An array of one element keeps a non-zero gradient: a whole array without gradient is
+        # not what is tested here (normalising it may rightly have no derivative).
+        small = jax.tree.map(lambda p: jnp.ones([min(d, 2) for d in p.shape], p.dtype), params)
+        gradient = jax.tree.map(
+            lambda p: p if p.size == 1 else p.ravel().at[0].set(0).reshape(p.shape), small
+        )
+        opt_state = optimizer.init(small)
+        _, tangent = jax.jvp(
+            lambda g: optimizer.update(g, opt_state, small)[0], (gradient,), (small,)
+        )
+        finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tangent))
+    if not finite:
+        raise ValueError(
+            "`optimizer` has no finite derivative where one entry of the gradient is zero, so a "
+            "single parameter without gradient would turn the whole meta-gradient NaN. For "
+            "optax.adam, adamw, rmsprop and their relatives pass a positive `eps_root`, e.g. "
+            "optax.adamw(learning_rate, eps_root=1e-16)."
+        )

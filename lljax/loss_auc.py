@@ -1,0 +1,124 @@
+"""The objective: the area under the desired-loss curve of a training run (paper, Eq. 2 and 4)."""
+
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
+
+from lljax import adjoint, checks
+from lljax.memory import MemoryStrategy, StoreStates
+from lljax.train_step import split_microbatches
+from lljax.types import Batch, LossAucInfo, LossFn, Params
+
+LossAuc = Callable[[jax.Array, Params, Batch, Batch], tuple[jax.Array, LossAucInfo]]
+
+
+def build_loss_auc(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    memory: MemoryStrategy = StoreStates(),
+    microbatch_size: int | None = None,
+) -> LossAuc:
+    """The loss AUC of the training run that a policy induces, differentiable through the run.
+
+      AUC(gamma) = 1/T sum_{t=1..T} L(theta_t),  L(theta) = 1/K sum_k l_k(theta)   (Eq. 2, 4)
+
+    The result is a pure function, closed under jit, vmap and grad; neither compiled nor logged
+    here. Its second output is differentiable as well, so any function of the loss curve or of
+    theta_T (a final loss, an AUC that also counts t = 0) has an exact gradient too.
+
+    >>> import jax, jax.numpy as jnp, optax, lljax
+    >>> def loss_fn(params, batch):
+    ...   return optax.sigmoid_binary_cross_entropy(batch["z"] @ params, batch["y"])
+    >>> loss_auc = lljax.build_loss_auc(loss_fn, optax.sgd(0.1))
+    >>> train = {"z": jnp.array([[1., 2.], [2., -1.], [-1., 1.]]), "y": jnp.array([1., 0., 1.])}
+    >>> policy = lljax.uniform_policy(num_steps=10, num_examples=3)
+    >>> (auc, info), grads = jax.value_and_grad(loss_auc, has_aux=True)(
+    ...     policy, jnp.zeros(2), train, desired=train)
+    >>> grads.shape, info.desired_losses.shape
+    ((10, 3), (11,))
+
+    Args:
+      loss_fn: per-example losses, (params, batch of B) -> [B], nats; the same function serves
+        training and desired examples.
+      optimizer: any optax optimiser. Clipping, schedules and momentum are differentiated exactly.
+      memory: which states are kept for the backward sweep (`StoreStates`, `RecomputeStates`).
+      microbatch_size: examples handled at once inside a step; all of them when None. It bounds
+        the memory of activations and changes nothing but rounding.
+
+    Returns:
+      `loss_auc(policy, params, train, desired) -> (auc [], LossAucInfo)` with policy [T, N],
+      differentiable in `policy` and `params`. Cost in forward passes of an example, a step: 3
+      without gradient, 11 with it under `StoreStates`, 14 under `RecomputeStates`. It raises
+      ValueError at trace time when a shape or dtype does not fit, when the derivative with
+      respect to data is asked for, and when the optimiser's update cannot be differentiated
+      (Adam's eps_root = 0).
+
+    Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
+    """
+    if microbatch_size is not None and microbatch_size < 1:
+        raise ValueError(
+            f"`microbatch_size` must be at least 1, or None for one pass; got {microbatch_size}."
+        )
+
+    def describe(train: Batch, desired: Batch) -> adjoint.TrainingRun:
+        examples = (split_microbatches(batch, microbatch_size) for batch in (train, desired))
+        return adjoint.TrainingRun(loss_fn, optimizer, *examples)
+
+    @jax.custom_vjp
+    def loss_curve(policy, params, train, desired):
+        # Without a gradient nothing is kept: the compiler drops the trajectory.
+        losses, end, _ = adjoint.forward_sweep(describe(train, desired), params, policy, 1)
+        return losses, end
+
+    def forward(policy, params, train, desired):
+        for name, data in (("train", train), ("desired", desired)):
+            if any(leaf.perturbed for leaf in jax.tree.leaves(data)):
+                raise ValueError(
+                    f"the loss AUC is differentiable in `policy` and `params`; its derivative in "
+                    f"`{name}` was asked for. Wrap that in jax.lax.stop_gradient."
+                )
+        values = custom_vjp_primal_tree_values((policy, params, train, desired))
+        policy, params, train, desired = values
+        checks.check_optimizer(optimizer, params)
+        run = describe(train, desired)
+        length = memory.segment_length(policy.shape[0])
+        losses, end, kept = adjoint.forward_sweep(run, params, policy, length)
+        return (losses, end), (values, end, kept)
+
+    def backward(residuals, cotangents):
+        (policy, params, train, desired), end, kept = residuals
+        losses_cotangent, end_cotangent = jax.tree.map(
+            _instantiate, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)
+        )
+        policy_cotangent, params_cotangent = adjoint.backward_sweep(
+            describe(train, desired),
+            kept,
+            policy,
+            (params, end),
+            losses_cotangent,
+            end_cotangent,
+            memory.segment_length(policy.shape[0]),
+        )
+        return policy_cotangent, params_cotangent, None, None
+
+    loss_curve.defvjp(forward, backward, symbolic_zeros=True)
+
+    def loss_auc(policy, params, train, desired):
+        checks.check_policy_shape(policy, train)
+        checks.check_loss_fn(loss_fn, params, train, "train")
+        checks.check_loss_fn(loss_fn, params, desired, "desired")
+        desired_losses, end = loss_curve(policy, params, train, desired)
+        return jnp.mean(desired_losses[1:]), LossAucInfo(desired_losses, end)
+
+    return loss_auc
+
+
+def _instantiate(cotangent):
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent

@@ -1,0 +1,56 @@
+"""The training run as a function: T train steps under one policy (paper, Eq. 1)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lljax import checks
+from lljax.train_step import apply_optimizer, split_microbatches, weighted_gradient
+from lljax.types import Batch, LossFn, Params, TrainState
+
+
+def unroll(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    policy: jax.Array,
+    params: Params,
+    train: Batch,
+    observe: Callable[[Params, jax.Array], Any],
+    *,
+    microbatch_size: int | None = None,
+) -> tuple[Params, Any]:
+    """Trains under a policy and records what an observer sees at every step.
+
+      theta_{t+1} = Phi(theta_t, grad sum_n gamma_{t,n} l_n(theta_t)),  t = 0 .. T-1   (Eq. 1)
+
+    Args:
+      loss_fn: per-example losses, (params, batch) -> [B], nats.
+      optimizer: any optax optimiser.
+      policy: gamma [T, N], floating.
+      params: theta_0.
+      train: N training examples.
+      observe: (theta_t, gamma_t [N]) -> a pytree of arrays, called at t = 0 .. T; at t = T, where
+        no step follows, it gets the row of step T-1.
+      microbatch_size: examples handled at once inside a step; all of them when None.
+
+    Returns:
+      (theta_T, observations with a leading axis [T+1]). Cost: 3 forward passes over the training
+      examples a step, and the observer's; one state of memory.
+
+    Raises:
+      ValueError: a shape or dtype does not fit.
+    """
+    checks.check_policy_shape(policy, train)
+    checks.check_loss_fn(loss_fn, params, train, "train")
+    examples = split_microbatches(train, microbatch_size)
+
+    def step(state: TrainState, row: jax.Array):
+        gradient, _ = weighted_gradient(loss_fn, state.params, examples, row)
+        return apply_optimizer(optimizer, state, gradient), observe(state.params, row)
+
+    state, seen = jax.lax.scan(step, TrainState(params, optimizer.init(params)), policy)
+    last = observe(state.params, policy[-1])
+    return state.params, jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), seen, last)
