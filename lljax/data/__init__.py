@@ -1,0 +1,1 @@
+"""Data: teacher-student problems (later: text)."""

@@ -1,0 +1,202 @@
+"""The report of a finished run: figures, one self-contained HTML page, a table for the terminal."""
+
+import base64
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lljax.experiment import captions, figures
+from lljax.experiment.captions import acceleration, is_number, number
+from lljax.experiment.errors import UserError
+from lljax.experiment.results import POLICIES, SETS, Results, load_results
+
+LAW_ROWS = (
+    ("similarity", "Similarity of contributions, SIM (mean over t)"),
+    ("optimality_gap", "Optimality gap, nats (mean over t; 0 at a stationary policy)"),
+    ("zero_weight_share_of_noncontributive", "Share of examples with CT ≤ 0 that get no weight"),
+)
+SCALING_ROWS = (
+    ("L0", "L0, nats"),
+    ("B", "B, steps"),
+    ("beta", "β"),
+    ("t0", "t0, steps"),
+    ("r2", "r²"),
+)
+
+
+def render(workdir: Path | str, pdf: bool = False) -> Path:
+    """Writes figures/*.png and report.html into a finished workdir.
+
+    Everything is drawn before the first file is touched, and each file is replaced in one go: an
+    error or a kill leaves the old report or the new one, never half of one.
+
+    Args:
+      workdir: what `lljax run` wrote.
+      pdf: also write each figure as a vector PDF beside its PNG.
+
+    Returns:
+      The path of report.html.
+
+    Raises:
+      UserError: the workdir is unfinished, unreadable or damaged, or cannot be written to.
+    """
+    workdir = Path(workdir)
+    results = load_results(workdir)
+    drawn: list[dict[str, Any]] = []
+    left_out, files = [], {}
+    for spec in figures.FIGURES:
+        reason = spec.reason_left_out(results)
+        if reason is not None:
+            left_out.append({"name": spec.name, "sentence": f"{spec.title}: left out, {reason}"})
+            continue
+        figure = figures.draw_figure(spec, results)
+        for kind in ("png", "pdf") if pdf else ("png",):
+            files[f"{spec.name}.{kind}"] = figures.encode_figure(figure, kind)
+        drawn.append(
+            {
+                "name": spec.name,
+                "title": spec.title,
+                "caption": spec.caption(results),
+                # At one size in print, all figures have letters of one size.
+                "width": round(90 * figure.get_figwidth()),
+                "image": base64.b64encode(files[f"{spec.name}.png"]).decode("ascii"),
+            }
+        )
+    page = _page(results, drawn, left_out)
+    try:
+        (workdir / "figures").mkdir(exist_ok=True)
+        for spec in figures.FIGURES:
+            # A figure of an earlier report that this one leaves out would contradict it.
+            for kind in ("png", "pdf"):
+                if f"{spec.name}.png" not in files:
+                    (workdir / "figures" / f"{spec.name}.{kind}").unlink(missing_ok=True)
+        for name, content in files.items():
+            write_atomically(workdir / "figures" / name, content)
+        write_atomically(workdir / "report.html", page.encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {workdir}: {error}.") from error
+    return workdir / "report.html"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` so that a reader, or a kill, sees the old or the new file."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        # mkstemp makes private files; a report is as readable as any file the user makes.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The result of a run for a terminal: ASCII, at most 80 columns, no newline at the end.
+
+    Args:
+      summary: summary.json.
+    """
+    lines = [
+        f"{summary['task']}, seed {summary['seed']}: T = {summary['inner_steps']} inner steps, "
+        f"outer step {summary['best_outer_step']} of {summary['outer_steps']} kept",
+        "",
+        f"{'':<12}{'loss AUC, nats per step':^26}{'final loss, nats':^26}{'':>14}",
+        f"{'':<12}" + f"{'convent.':>12} {'optimised':>12} " * 2 + f"{'acceleration':>14}",
+    ]
+    for name in SETS:
+        cells = [summary[name][policy][k] for k in ("auc", "final_loss") for policy in POLICIES]
+        lines.append(
+            f"{name:<12}"
+            + "".join(f"{number(cell):>12} " for cell in cells)
+            + f"{acceleration(summary[name]['acceleration_ratio'], times='x'):>14}"
+        )
+    lines.append("")
+    for key, label in (("similarity", "similarity SIM"), ("optimality_gap", "optimality gap")):
+        before, after = (number(summary["learning_law"][policy][key]) for policy in POLICIES)
+        lines.append(f"{label:<16}{before} -> {after}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _page(results: Results, drawn: list[dict[str, Any]], left_out: list[dict[str, str]]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    summary = results.summary
+    return environment.get_template("report.html").render(
+        summary=summary,
+        headline=captions.headline(results),
+        sets=list(_set_rows(summary)),
+        law=_pair_rows(summary["learning_law"], LAW_ROWS),
+        scaling=_scaling_rows(summary["scaling_law"]),
+        figures=drawn,
+        left_out=left_out,
+        facts=_facts(results),
+    )
+
+
+def _set_rows(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name in SETS:
+        for policy, label in zip(POLICIES, ("conventional", "optimised"), strict=True):
+            values = summary[name][policy]
+            ratio = summary[name]["acceleration_ratio"]
+            yield {
+                "set": name if policy == "conventional" else None,
+                "policy": label,
+                "cells": [number(values[k]) for k in ("auc", "final_loss", "compression_ratio")]
+                + ["" if policy == "conventional" else acceleration(ratio)],
+            }
+
+
+def _pair_rows(
+    pair: Mapping[str, Mapping[str, Any] | None], rows: tuple[tuple[str, str], ...]
+) -> list[tuple[str, list[str]]]:
+    """Rows of a table with one column a policy."""
+    return [
+        (label, [number((pair[policy] or {}).get(key)) for policy in POLICIES])
+        for key, label in rows
+    ]
+
+
+def _scaling_rows(fits: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
+    """As `_pair_rows`, with a column for the relative change of B and beta (paper, Table 2)."""
+    rows = _pair_rows(fits, SCALING_ROWS)
+    for (key, _), (_, cells) in zip(SCALING_ROWS, rows, strict=True):
+        known = key in ("B", "beta") and all(captions.is_fit(fits[p]) for p in POLICIES)
+        before, after = ((fits[p] or {}).get(key, 0.0) if known else 0.0 for p in POLICIES)
+        cells.append(f"{100 * (after / before - 1):+.1f} %" if before else "")
+    return rows
+
+
+def _facts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What one needs to run this again: sections of (name, value)."""
+    summary = results.summary
+    seconds = [
+        (key, f"{value:.1f} s" if is_number(value) else "-")
+        for key, value in (summary["seconds"] or {}).items()
+    ]
+    return [
+        ("Configuration", list(_flatten(results.config))),
+        ("Versions", list(_flatten(summary["versions"] or {}))),
+        ("Device and time", [("device", str(summary["device"])), *seconds]),
+    ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings under the dotted names of the command line's flags."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "none" if value is None else str(value)

@@ -1,0 +1,289 @@
+"""The scaling law of a loss curve, and what a policy does to its coefficients (§4.6, Eq. 8).
+
+This is analysis after the run: eager NumPy in float64, not for use inside jit.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+_MIN_POINTS = 10  # three coefficients run through three points exactly, whatever the curve
+_MAX_LOG = 700.0  # exp beyond it leaves float64
+_TIE = 1e-12  # differences in r2 of this size are rounding
+
+
+class ScalingLaw(NamedTuple):
+    """L(theta_t) = L0 + (B / t)^beta for t > t0, with the quality of its fit (Eq. 8)."""
+
+    L0: float  # nats, the irreducible loss
+    B: float  # steps; small is fast
+    beta: float  # large is fast
+    t0: int  # steps; the law holds after it
+    r2: float  # squared correlation of ln(L - L0) with ln t over t = t0+1 .. T
+
+    def predict(self, t: ArrayLike) -> np.ndarray:
+        """The loss at inner step `t` > 0 (meant for t > t0), nats, float64, shaped like `t`."""
+        # (B / t)^beta would overflow in B / t or the power long before their combination does.
+        log_t = np.log(np.asarray(t, np.float64))
+        return self.L0 + np.exp(self.beta * (math.log(self.B) - log_t))
+
+
+class ScalingLawImprovement(NamedTuple):
+    """By which share a policy improves the two coefficients (Table 2)."""
+
+    B: float  # (B_conventional - B_optimized) / B_conventional
+    beta: float  # (beta_optimized - beta_conventional) / beta_conventional
+
+
+def fit_scaling_law(
+    desired_losses: ArrayLike,
+    *,
+    L0: float | None = None,
+    t0: int | None = None,
+    min_decades: float = 1.0,
+) -> ScalingLaw:
+    """Fits the scaling law to one loss curve.
+
+      L(theta_t) = L0 + (B / t)^beta,  t > t0   (Eq. 8)
+
+    As in footnote 5: ln(L - L0) is regressed on ln t, and L0 and t0 are searched for the highest
+    correlation. L0 runs over [0, min L), by golden section after a grid that is even in
+    ln(min L - L0). t0 runs over [0, T / 10^min_decades], on a geometric grid refined around its
+    best: without that bound the search would end on the last few points, where every smooth curve
+    is a line. Of equally good t0 the smallest is taken.
+
+    >>> import numpy as np
+    >>> from lljax.scaling_law import fit_scaling_law
+    >>> steps = np.arange(1, 1001)
+    >>> desired_losses = np.concatenate([[9.0], 0.5 + (200 / steps) ** 0.7])
+    >>> law = fit_scaling_law(desired_losses)
+    >>> round(law.L0, 4), round(law.B, 2), round(law.beta, 4), law.t0
+    (0.5, 200.0, 0.7, 0)
+
+    Args:
+      desired_losses: [T+1], L(theta_0) .. L(theta_T), nats; L(theta_0) is not used.
+      L0: fixes L0 instead of searching it, nats.
+      t0: fixes t0 instead of searching it; `min_decades` does not apply then.
+      min_decades: decades of t, from t0 to T, that the fit must cover.
+
+    Returns:
+      ScalingLaw. B and beta of noisy curves are strongly correlated: B spans orders of magnitude
+      where beta is small. Cost: some 5000 passes over the curve, 0.2 s for T = 4000;
+      80 passes with a fixed t0.
+
+    Raises:
+      ValueError: losses that are not a vector, too few for a fit, not finite or not positive; an
+        L0 or t0 out of range; a curve that is flat or rises.
+
+    Reference: arXiv:2402.17759, section 4.6, footnote 5.
+    """
+    (law,) = fit_scaling_laws([desired_losses], L0=L0, t0=t0, min_decades=min_decades)
+    return law
+
+
+def fit_scaling_laws(
+    curves: Sequence[ArrayLike],
+    *,
+    L0: float | None = None,
+    t0: int | None = None,
+    min_decades: float = 1.0,
+) -> list[ScalingLaw]:
+    """Fits several curves with one L0 and one t0, chosen for the highest sum of r2.
+
+    This is how the paper compares two policies (Table 1: L0 = 0.051 and t0 = 400 for both); with
+    an L0 of their own, B and beta of two curves cannot be compared.
+
+    Args:
+      curves: loss curves [T+1], nats, as for `fit_scaling_law`.
+      L0, t0, min_decades: as for `fit_scaling_law`, which also states cost and errors.
+
+    Returns:
+      A ScalingLaw for each curve, in order, each with its own B, beta and r2.
+
+    Reference: arXiv:2402.17759, section 4.6, Table 1.
+    """
+    if len(curves) == 0:
+        raise ValueError("`curves` must hold at least one loss curve; got none.")
+    arrays = [
+        _check_curve(curve, "desired_losses" if len(curves) == 1 else f"curves[{i}]")
+        for i, curve in enumerate(curves)
+    ]
+    num_steps = min(len(curve) for curve in arrays) - 1
+    if L0 is not None and not 0 <= L0 < math.inf:
+        raise ValueError(f"`L0` must be a finite loss of at least 0; got {L0}.")
+    if not min_decades >= 0:
+        raise ValueError(f"`min_decades` must be at least 0; got {min_decades}.")
+    largest = num_steps - _MIN_POINTS
+    if t0 is not None and not 0 <= t0 <= largest:
+        raise ValueError(
+            f"`t0` must leave {_MIN_POINTS} steps for the fit, 0 <= t0 <= T - {_MIN_POINTS} = "
+            f"{largest}; got {t0}."
+        )
+
+    if t0 is not None:
+        start = int(t0)
+        score, floor = _search_floor(arrays, start, L0)
+    else:
+        latest = max(0, min(largest, int(num_steps / 10**min_decades)))
+        start, score, floor = _search_start(arrays, latest, L0)
+    if score == math.inf:
+        limit = min(curve[1:].min() for curve in arrays)
+        cure = f" `L0` = {L0:g} must be below the losses, {limit:g}." if L0 is not None else ""
+        raise ValueError(
+            f"no scaling law fits: the losses must fall as t grows, from t0 to T = {num_steps}, "
+            f"noticeably and in every curve.{cure}"
+        )
+    laws = []
+    for curve in arrays:
+        beta, log_B, unexplained = _regress(curve, start, floor)
+        laws.append(ScalingLaw(floor, math.exp(log_B), beta, start, 1 - unexplained))
+    return laws
+
+
+def scaling_law_improvement(
+    conventional: ScalingLaw, optimized: ScalingLaw
+) -> ScalingLawImprovement:
+    """How much a policy improves the scaling law; positive is better in both numbers.
+
+      Delta B = (B_conv - B_opt) / B_conv,  Delta beta = (beta_opt - beta_conv) / beta_conv
+
+    >>> from lljax.scaling_law import ScalingLaw, scaling_law_improvement
+    >>> conventional = ScalingLaw(L0=0.051, B=3.16e8, beta=0.12, t0=400, r2=0.995)  # Table 1
+    >>> optimized = ScalingLaw(L0=0.051, B=1.99e7, beta=0.14, t0=400, r2=0.999)
+    >>> [round(share, 3) for share in scaling_law_improvement(conventional, optimized)]
+    [0.937, 0.167]
+
+    Args:
+      conventional, optimized: laws with the same L0 and t0, as from `fit_scaling_laws`.
+
+    Returns:
+      ScalingLawImprovement, shares (1 is 100 %).
+
+    Raises:
+      ValueError: L0 or t0 differ, which makes B and beta incomparable.
+
+    Reference: arXiv:2402.17759, section 4.6, Table 2.
+    """
+    if (conventional.L0, conventional.t0) != (optimized.L0, optimized.t0):
+        raise ValueError(
+            f"the two laws must share L0 and t0; got L0 = {conventional.L0:g} and "
+            f"{optimized.L0:g}, t0 = {conventional.t0} and {optimized.t0}. Fit both with "
+            f"fit_scaling_laws."
+        )
+    return ScalingLawImprovement(
+        B=1 - math.exp(math.log(optimized.B) - math.log(conventional.B)),
+        beta=(optimized.beta - conventional.beta) / conventional.beta,
+    )
+
+
+def _regress(curve: np.ndarray, t0: int, L0: float) -> tuple[float, float, float]:
+    """The line ln(L - L0) = beta ln B - beta ln t: (beta, ln B, 1 - r2)."""
+    log_t = np.log(np.arange(t0 + 1, len(curve)))
+    log_excess = np.log(curve[t0 + 1 :] - L0)
+    x, y = log_t - log_t.mean(), log_excess - log_excess.mean()
+    total = y @ y
+    if total == 0:
+        return 0.0, 0.0, 1.0
+    beta = -(x @ y) / (x @ x)
+    # The residuals keep the digits of 1 - r2 that 1 - r * r would lose near r = 1.
+    residual = y + beta * x
+    log_B = log_excess.mean() / beta + log_t.mean() if beta != 0 else math.inf
+    return float(beta), float(log_B), float(residual @ residual / total)
+
+
+def _score(curves: Sequence[np.ndarray], t0: int, L0: float) -> float:
+    """sum over curves of 1 - r2, to be minimised; infinite where one does not fall."""
+    score = 0.0
+    for curve in curves:
+        if curve[t0 + 1 :].min() <= L0:
+            return math.inf
+        beta, log_B, unexplained = _regress(curve, t0, L0)
+        if beta <= 0 or abs(log_B) > _MAX_LOG:
+            return math.inf
+        score += unexplained
+    return score
+
+
+def _search_start(
+    curves: Sequence[np.ndarray], latest: int, L0: float | None
+) -> tuple[int, float, float]:
+    """The best (t0, score, L0) with t0 in 0 .. latest; the smallest of equally good t0."""
+    fits: dict[int, tuple[float, float]] = {}
+    spread = np.geomspace(1, max(latest, 1), 32).round().astype(int)
+    candidates = {0, *np.minimum(spread, latest).tolist()}
+    while True:
+        fits |= {start: _search_floor(curves, start, L0) for start in candidates}
+        best = min(score for score, _ in fits.values())
+        chosen = min(start for start, (score, _) in fits.items() if score <= best + _TIE)
+        tried = sorted(fits)
+        place = tried.index(chosen)
+        low, high = tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)]
+        candidates = {*np.linspace(low, high, 16).round().astype(int).tolist()} - fits.keys()
+        if not candidates:
+            return chosen, *fits[chosen]
+
+
+def _search_floor(curves: Sequence[np.ndarray], t0: int, L0: float | None) -> tuple[float, float]:
+    """The best (score, L0) at a given t0; `L0` itself when it is given."""
+    if L0 is not None:
+        return _score(curves, t0, float(L0)), float(L0)
+    lowest = float(min(curve[t0 + 1 :].min() for curve in curves))
+
+    # L0 = lowest (1 - e^-depth): where the curve has come close to its floor, the score changes
+    # with the order of magnitude of lowest - L0.
+    def floor(depth: float) -> float:
+        return -lowest * math.expm1(-depth)
+
+    def score(depth: float) -> float:
+        return _score(curves, t0, floor(depth))
+
+    depths = np.linspace(0, 20, 41)
+    scores = [score(depth) for depth in depths]
+    place = int(np.argmin(scores))
+    low, high = depths[max(place - 1, 0)], depths[min(place + 1, len(depths) - 1)]
+    depth = _golden_section(score, float(low), float(high))
+    # The search never tries its ends, and L0 = 0 is one.
+    return min((scores[place], floor(depths[place])), (score(depth), floor(depth)))
+
+
+def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
+    """The minimum of a function with a single one between `low` and `high`, to 1e-9.
+
+    Not scipy.optimize: importing that takes longer than all the fits of a report.
+    """
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    while high - low > 1e-9:
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2
+
+
+def _check_curve(losses: ArrayLike, name: str) -> np.ndarray:
+    """A curve [T+1] in float64; ValueError when it cannot be fitted."""
+    curve = np.asarray(losses, np.float64)
+    if curve.ndim != 1:
+        raise ValueError(f"`{name}` must have shape (T+1,); got {curve.shape}.")
+    if len(curve) <= _MIN_POINTS:
+        raise ValueError(
+            f"`{name}` must cover at least T = {_MIN_POINTS} steps, shape (T+1,), for a fit that "
+            f"means anything; got shape {curve.shape}."
+        )
+    for problem, bad in (("not finite", ~np.isfinite(curve)), ("not positive", curve <= 0)):
+        if bad.any():
+            step = int(np.argmax(bad))
+            raise ValueError(
+                f"`{name}` is {problem} at t = {step} ({curve[step]:g}; {bad.sum()} steps like "
+                f"it): a scaling law needs losses above 0."
+            )
+    return curve
