@@ -1,6 +1,73 @@
 """lljax differentiates a whole training run: data weights in, loss curve out."""
 
+from lljax.compression import acceleration_ratio, compression_ratio
+from lljax.learning_law import (
+    contribution_similarity,
+    contributions,
+    learned_weight_counts,
+    optimality_gap,
+    redundant_share,
+    zero_weight_share,
+)
 from lljax.loss_auc import build_loss_auc
 from lljax.memory import RecomputeStates, StoreStates
-from lljax.policy import project_simplex, uniform_policy
+from lljax.policy import (
+    check_policy,
+    effective_sample_size,
+    entropy,
+    project_simplex,
+    uniform_policy,
+)
+from lljax.policy_optimizer import (
+    OptimizedPolicy,
+    OuterLoop,
+    OuterState,
+    PolicyOptimizer,
+    build_outer_loop,
+    exponentiated_gradient,
+    optimize_policy,
+    projected_gradient,
+)
+from lljax.scaling_law import (
+    ScalingLaw,
+    fit_scaling_law,
+    fit_scaling_laws,
+    scaling_law_improvement,
+)
+from lljax.types import LossAucInfo
 from lljax.unroll import unroll
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LossAucInfo",
+    "OptimizedPolicy",
+    "OuterLoop",
+    "OuterState",
+    "PolicyOptimizer",
+    "RecomputeStates",
+    "ScalingLaw",
+    "StoreStates",
+    "acceleration_ratio",
+    "build_loss_auc",
+    "build_outer_loop",
+    "check_policy",
+    "compression_ratio",
+    "contribution_similarity",
+    "contributions",
+    "effective_sample_size",
+    "entropy",
+    "exponentiated_gradient",
+    "fit_scaling_law",
+    "fit_scaling_laws",
+    "learned_weight_counts",
+    "optimality_gap",
+    "optimize_policy",
+    "project_simplex",
+    "projected_gradient",
+    "redundant_share",
+    "scaling_law_improvement",
+    "uniform_policy",
+    "unroll",
+    "zero_weight_share",
+]

@@ -1,8 +1,6 @@
 """The report of a finished run: figures, one self-contained HTML page, a table for the terminal."""
 
 import base64
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from lljax.experiment import captions, figures
 from lljax.experiment.captions import acceleration, is_number, number
 from lljax.experiment.errors import UserError
 from lljax.experiment.results import POLICIES, SETS, Results, load_results
+from lljax.experiment.workdir import write_atomically
 
 LAW_ROWS = (
     ("similarity", "Similarity of contributions, SIM (mean over t)"),
@@ -80,22 +79,6 @@ def render(workdir: Path | str, pdf: bool = False) -> Path:
     except OSError as error:
         raise UserError(f"the report cannot be written to {workdir}: {error}.") from error
     return workdir / "report.html"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` so that a reader, or a kill, sees the old or the new file."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes private files; a report is as readable as any file the user makes.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:

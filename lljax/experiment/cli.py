@@ -1,0 +1,109 @@
+"""The command line: `lljax run`, `lljax report`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lljax.experiment.config import ExperimentConfig, PerceptronConfig, load_config
+from lljax.experiment.errors import RunFailed, UserError
+
+USAGE = """\
+usage: lljax COMMAND ...
+
+  lljax run CONFIG [--workdir DIR] [flags]   optimise a learning policy and report on it;
+                                             the same command again continues or tells the result
+  lljax report DIR [--pdf]                   draw the report of a finished run again
+
+Examples:
+  lljax run configs/perceptron.py
+  lljax run configs/perceptron.py --workdir runs/seed1 --seed 1 --outer.num-steps 40
+  lljax run configs/perceptron.py --help     all flags, with this config's values
+
+Exit status: 0 done, 1 the run failed, 2 the input is wrong.
+"""
+
+
+def main() -> None:
+    """The `lljax` command."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    command, *rest = arguments
+    try:
+        match command:
+            case "run":
+                _run(rest)
+            case "report":
+                _report(rest)
+            case _:
+                raise UserError(f"there is no command `{command}`: use run or report.")
+    except UserError as error:
+        print(f"lljax: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"lljax: the run failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nlljax: interrupted; the same command continues the run", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(arguments: Sequence[str]) -> None:
+    # The flags are made from the config's type, so its file is read before they are parsed.
+    named = arguments and not arguments[0].startswith("-")
+    default: ExperimentConfig = load_config(Path(arguments[0])) if named else PerceptronConfig()
+    if not named and not {"-h", "--help"} & set(arguments):
+        raise UserError("`lljax run` needs a CONFIG first, such as configs/perceptron.py.")
+    Config = type(default)
+    default_workdir = Path("runs") / Path(arguments[0]).stem if named else Path("runs/NAME")
+
+    def command(
+        config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
+        workdir: Path = default_workdir,
+    ) -> tuple[ExperimentConfig, Path]:
+        """Optimise a learning policy: find the data weights under which a model learns fastest.
+
+        Trains conventionally, improves the policy gamma[t, n] by exact meta-gradients, keeps the
+        one with the smallest loss AUC on validation data, and reports on test data. Run again on
+        the same workdir, it continues after the last outer step.
+
+        Args:
+            config_file: a Python file that defines get_config(), e.g. configs/perceptron.py
+            config: everything below
+            workdir: folder of this run's checkpoints, metrics, policy.npy and report.html
+        """
+        return config, workdir
+
+    config, workdir = tyro.cli(command, prog="lljax run", args=list(arguments))
+    from lljax.experiment.run import run  # loads JAX's whole surroundings: not for --help
+
+    run(config, workdir)
+
+
+def _report(arguments: Sequence[str]) -> None:
+    def command(
+        workdir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+        pdf: bool = False,
+    ) -> tuple[Path, bool]:
+        """Draw the figures and report.html of a finished run again.
+
+        Args:
+            workdir: what `lljax run` wrote
+            pdf: also write every figure as a vector PDF
+        """
+        return workdir, pdf
+
+    workdir, pdf = tyro.cli(command, prog="lljax report", args=list(arguments))
+    from lljax.experiment import report
+
+    print(report.render(workdir, pdf))

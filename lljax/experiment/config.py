@@ -1,0 +1,178 @@
+"""Typed configurations. A config file defines `get_config()`; flags are made from these types.
+
+Every field's docstring is its help text on the command line. Values are checked where they are
+made, so that a wrong one is refused before anything is computed or written.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from lljax.experiment.errors import UserError
+
+
+def _require(holds: bool, name: str, expected: str, value: Any) -> None:
+    if not holds:
+        raise UserError(f"{name} must be {expected}; got {value}.")
+
+
+def _require_positive(name: str, value: float) -> None:
+    _require(0 < value < math.inf, name, "a number > 0", value)
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerConfig:
+    """The training run that is differentiated."""
+
+    num_steps: int = 2000
+    """T, the inner steps."""
+    learning_rate: float = 0.1
+    """eta, the inner learning rate."""
+    optimizer: Literal["sgd", "momentum", "adamw"] = "sgd"
+    """The inner optimiser: the paper's plain gradient descent, momentum 0.9, or AdamW."""
+    clip_norm: float | None = None
+    """Clip each inner gradient to this global norm (differentiated exactly)."""
+    memory: Literal["store", "recompute"] = "store"
+    """Keep all T states for the backward sweep, or a few and recompute the others."""
+    kept_states: int | None = None
+    """With memory = recompute: the states to keep; ceil(sqrt(T)) when not given."""
+    microbatch_size: int | None = None
+    """Training examples handled at once inside a step; all of them when not given."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_steps >= 1, "inner.num_steps", "at least 1", self.num_steps)
+        _require_positive("inner.learning_rate", self.learning_rate)
+        for name in ("clip_norm", "kept_states", "microbatch_size"):
+            if getattr(self, name) is not None:
+                _require_positive(f"inner.{name}", getattr(self, name))
+        _require(
+            self.kept_states is None or self.memory == "recompute",
+            "inner.kept_states",
+            "left out unless inner.memory is recompute",
+            self.kept_states,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OuterConfig:
+    """The optimisation of the policy."""
+
+    num_steps: int = 60
+    """Outer steps, each one meta-gradient."""
+    method: Literal["exponentiated_gradient", "projected_gradient"] = "exponentiated_gradient"
+    """How a meta-gradient changes the policy; projected_gradient is the paper's way."""
+    learning_rate: float = 0.1
+    """The outer rate: of log-weights for exponentiated_gradient, of the AUC's gradient otherwise."""
+    momentum: float = 0.8
+    """Of exponentiated_gradient."""
+    grow: float = 1.2
+    """Factor on the outer rate after a step that lowered the objective."""
+    shrink: float = 0.5
+    """Factor on it after a step that did not (and was taken back)."""
+    train_share: float = 0.25
+    """Share of the training set's own mean loss in the objective: it keeps the policy from
+    over-fitting a small desired set. 0 is the paper's objective."""
+    patience: int | None = 20
+    """Stop when the validation AUC has not improved for so many outer steps."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_steps >= 1, "outer.num_steps", "at least 1", self.num_steps)
+        _require_positive("outer.learning_rate", self.learning_rate)
+        _require(0 <= self.momentum < 1, "outer.momentum", "in [0, 1)", self.momentum)
+        _require(self.grow >= 1, "outer.grow", "at least 1", self.grow)
+        _require(0 < self.shrink < 1, "outer.shrink", "in (0, 1)", self.shrink)
+        _require(0 <= self.train_share < 1, "outer.train_share", "in [0, 1)", self.train_share)
+        patience = self.patience
+        _require(patience is None or patience >= 1, "outer.patience", "at least 1", patience)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceptronData:
+    """Gaussian inputs labelled by a random linear teacher."""
+
+    dim: int = 128
+    """D, the input dimension."""
+    num_train: int = 4096
+    """N, training examples."""
+    num_desired: int = 512
+    """K, desired examples: those in the objective."""
+    num_validation: int = 4096
+    """Desired examples that choose which outer step is kept."""
+    num_test: int = 4096
+    """Desired examples that are only reported."""
+    label_noise: float = 0.3
+    """Noise of the training labels: standard deviation as a share of the teacher's output's."""
+
+    def __post_init__(self) -> None:
+        for field in ("dim", "num_train", "num_desired", "num_validation", "num_test"):
+            _require(
+                getattr(self, field) >= 1, f"data.{field}", "at least 1", getattr(self, field)
+            )
+        noise = self.label_noise
+        _require(0 <= noise < math.inf, "data.label_noise", "a number >= 0", noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """What every experiment has; each task adds its `data`."""
+
+    seed: int = 0
+    """Of data and initial parameters."""
+    inner: InnerConfig = InnerConfig()
+    outer: OuterConfig = OuterConfig()
+
+    @property
+    def task(self) -> str:
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", "in [0, 2^31)", self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceptronConfig(ExperimentConfig):
+    """The paper's linear classification (§4.1)."""
+
+    data: PerceptronData = PerceptronData()
+
+    @property
+    def task(self) -> str:
+        return "perceptron"
+
+
+def load_config(path: Path) -> ExperimentConfig:
+    """Runs a config file and returns what its `get_config()` returns.
+
+    Raises:
+      UserError: no such file, it does not run, or it does not define a config.
+    """
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = difflib.get_close_matches(path.name, [file.name for file in folder.glob("*.py")], 1)
+        hint = f" Did you mean {folder / near[0]}?" if near else ""
+        raise UserError(f"CONFIG: there is no file {path}.{hint}")
+    spec = importlib.util.spec_from_file_location("lljax_config", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"CONFIG must be a Python file (*.py) with get_config(); got {path}.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ExperimentConfig):
+        raise UserError(
+            f"get_config() of {path} must return an ExperimentConfig such as PerceptronConfig; "
+            f"got {type(config).__name__}."
+        )
+    return config
+
+
+def config_to_dict(config: ExperimentConfig) -> dict[str, Any]:
+    """What config.json holds."""
+    return {"task": config.task, **dataclasses.asdict(config)}

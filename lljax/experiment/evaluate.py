@@ -1,0 +1,167 @@
+"""What is measured of a policy: its loss curves, and the Learning Law along its training run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax.experiment.problem import Problem
+from lljax.experiment.results import POLICIES, SETS
+
+# Exponentiated gradient never writes an exact zero, so "no weight" is a share of the uniform one.
+ZERO_WEIGHT = 1e-3
+LEARNED_EDGES = np.array([0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0])
+HEATMAP_STEPS = 200
+HEATMAP_EXAMPLES = 2048
+
+Analysis = dict[str, jax.Array]
+
+
+def build_monitor(problem: Problem, microbatch_size: int | None) -> Callable[[jax.Array], Analysis]:
+    """The function that an outer step is judged by: policy -> desired and validation losses [T+1].
+
+    The test set is not among them: nothing that steers the run sees it.
+    """
+
+    def monitor(policy: jax.Array) -> Analysis:
+        def observe(params, _):
+            return {
+                "desired": problem.loss_fn(params, problem.desired).mean(),
+                "validation": problem.loss_fn(params, problem.validation).mean(),
+            }
+
+        return _unroll(problem, policy, observe, microbatch_size)
+
+    return jax.jit(monitor)
+
+
+def build_analysis(
+    problem: Problem, microbatch_size: int | None
+) -> Callable[[jax.Array], Analysis]:
+    """The full measurement of a policy: loss curves on all sets and the Learning Law, [T+1, ...].
+
+    Contributions are those to the objective, which the law speaks of: with a train share of 0 it
+    is the desired loss.
+    """
+    threshold = ZERO_WEIGHT / problem.num_train
+
+    def analyse(policy: jax.Array) -> Analysis:
+        def observe(params, row):
+            losses = {
+                name: problem.loss_fn(params, getattr(problem, name)).mean() for name in SETS
+            }
+            contributions = lljax.contributions(
+                problem.loss_fn,
+                params,
+                problem.train,
+                problem.objective,
+                microbatch_size=microbatch_size,
+            )
+            train_losses = problem.loss_fn(params, problem.train)
+            return losses | {
+                "similarity": lljax.contribution_similarity(contributions, row, threshold),
+                "zero_weight": lljax.zero_weight_share(contributions, row, threshold),
+                "redundant": lljax.redundant_share(contributions, row, threshold),
+                "learned": lljax.learned_weight_counts(train_losses, row, LEARNED_EDGES[1:]),
+                "contributive": contributions > 0,
+            }
+
+        return _unroll(problem, policy, observe, microbatch_size)
+
+    return jax.jit(analyse)
+
+
+def _unroll(problem: Problem, policy: jax.Array, observe, microbatch_size: int | None) -> Analysis:
+    _, seen = lljax.unroll(
+        problem.loss_fn,
+        problem.optimizer,
+        policy,
+        problem.params,
+        problem.train,
+        observe,
+        microbatch_size=microbatch_size,
+    )
+    return seen
+
+
+def snapshot(analysis: Analysis, vocab_size: int) -> dict[str, np.ndarray]:
+    """The part of an analysis that figures 6 to 9 show of every policy along the optimisation."""
+    # The last entry belongs to theta_T, which starts no step.
+    similarity, zero_weight = (
+        np.asarray(analysis[name])[:-1] for name in ("similarity", "zero_weight")
+    )
+    return {
+        "compression_ratio": np.asarray(lljax.compression_ratio(analysis["test"], vocab_size)),
+        "similarity": _mean(similarity),
+        "similarity_curve": similarity,
+        "desired_losses": np.asarray(analysis["desired"]),
+        "zero_weight_share": _mean(zero_weight),
+        "zero_weight_curve": zero_weight,
+        "learned_counts": np.diff(np.asarray(analysis["learned"])[:-1].sum(axis=0), prepend=0),
+    }
+
+
+def heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarray]:
+    """Weights over time, in units of 1/N, of the examples that contribute at most steps."""
+    steps = np.unique(np.linspace(0, len(policy) - 1, HEATMAP_STEPS).round().astype(int))
+    often = np.flatnonzero(contributive[:-1].mean(axis=0) > 0.5)
+    chosen = often[np.unique(np.linspace(0, len(often) - 1, HEATMAP_EXAMPLES).astype(int))]
+    weights = policy[np.ix_(steps, chosen)] * policy.shape[1]
+    return {
+        "heatmap_steps": steps,
+        "heatmap_weights": weights[:, np.argsort(-weights.mean(axis=0), kind="stable")],
+    }
+
+
+def summarise(
+    curves: dict[str, dict[str, np.ndarray]],
+    law: dict[str, dict[str, float]],
+    vocab_size: int,
+) -> dict[str, Any]:
+    """The results part of summary.json.
+
+    Args:
+      curves: desired, validation and test losses [T+1] of both policies.
+      law: similarity, optimality gap and zero-weight share of both policies.
+      vocab_size: |V| of the compression ratio.
+    """
+    sets: dict[str, Any] = {}
+    for name in SETS:
+        for policy in POLICIES:
+            losses = curves[policy][name]
+            sets.setdefault(name, {})[policy] = {
+                "auc": number(losses[1:].mean()),
+                "final_loss": number(losses[-1]),
+                "compression_ratio": number(lljax.compression_ratio(losses, vocab_size)),
+            }
+        ratio = lljax.acceleration_ratio(*(curves[policy][name] for policy in POLICIES))
+        sets[name]["acceleration_ratio"] = number(ratio)
+    return {**sets, "learning_law": law, "scaling_law": _scaling_law(curves)}
+
+
+def number(value: Any) -> float | None:
+    """A JSON number; null for what JSON has no number for (never reached, undefined)."""
+    value = float(value)
+    return value if np.isfinite(value) else None
+
+
+def _scaling_law(curves: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    try:
+        laws = lljax.fit_scaling_laws([curves[policy]["test"] for policy in POLICIES])
+    except ValueError:
+        # A test curve that rises follows no power law; the report says so.
+        laws = None
+    if laws is None:
+        return {policy: None for policy in POLICIES} | {"improvement": None}
+    improvement = lljax.scaling_law_improvement(*laws)
+    fits = {policy: law._asdict() for policy, law in zip(POLICIES, laws, strict=True)}
+    return fits | {"improvement": improvement._asdict()}
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Over the steps where it is defined."""
+    finite = values[np.isfinite(values)]
+    return finite.mean() if finite.size else np.float32(np.nan)

@@ -1,0 +1,177 @@
+"""The files of a run: who owns the folder, what is in it, and how it is written without harm."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lljax.experiment.config import ExperimentConfig, config_to_dict
+from lljax.experiment.errors import UserError
+
+
+class Workdir:
+    """Paths and atomic reads and writes of one run's folder.
+
+    Everything but `checkpoints/` is small and is either replaced in one go or, for metrics.jsonl,
+    appended to a line at a time.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.config = root / "config.json"
+        self.metrics = root / "metrics.jsonl"
+        self.checkpoints = root / "checkpoints"
+        self.snapshots = root / "snapshots"
+        self.policy = root / "policy.npy"
+        self.analysis = root / "analysis.npz"
+        self.summary = root / "summary.json"
+        self.report = root / "report.html"
+
+    def claim(self, config: ExperimentConfig) -> None:
+        """Makes the folder this config's own, or recognises it as such.
+
+        Raises:
+          UserError: the folder belongs to another config or to something else, or cannot be
+            read or written. Nothing was changed.
+        """
+        wanted = config_to_dict(config)
+        try:
+            found = [path for path in self.root.iterdir() if not path.name.startswith(".")]
+        except FileNotFoundError:
+            found = []
+        except OSError as error:
+            raise UserError(f"--workdir {self.root} cannot be read: {error}.") from error
+        if not found:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                write_json(self.config, wanted)
+            except OSError as error:
+                raise UserError(f"--workdir {self.root} cannot be written: {error}.") from error
+            return
+        there = self._read_config()
+        differences = [
+            f"{key} is {_get(there, key)} there and {_get(wanted, key)} here"
+            for key in sorted({*_keys(there), *_keys(wanted)})
+            if _get(there, key) != _get(wanted, key)
+        ]
+        if differences:
+            raise UserError(
+                f"--workdir {self.root} belongs to a run of another config: "
+                f"{'; '.join(differences)}. Give this run a --workdir of its own."
+            )
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            there = json.loads(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"--workdir {self.root} is not empty and has no config.json, so it is not a run "
+                f"of lljax. Give a new or empty folder."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.config} cannot be read ({error}): the workdir is damaged. Give a new or "
+                f"empty folder."
+            ) from error
+        if not isinstance(there, dict):
+            raise UserError(f"{self.config} does not hold a config. Give a new or empty folder.")
+        return there
+
+    def read_metrics(self, last_step: int) -> list[dict[str, Any]]:
+        """The lines of outer steps 0 .. last_step; later ones (never checkpointed) are dropped.
+
+        Raises:
+          UserError: a line is missing or unreadable.
+        """
+        lines: list[dict[str, Any]] = []
+        try:
+            text = self.metrics.read_text(encoding="utf-8")
+            for line in text.splitlines()[: last_step + 1]:
+                lines.append(json.loads(line))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.metrics} cannot be read: {error}.") from error
+        if [line.get("outer_step") for line in lines] != list(range(last_step + 1)):
+            raise UserError(
+                f"{self.metrics} does not hold the outer steps 0 to {last_step} that the "
+                f"checkpoints continue from: the workdir is damaged. Start again in a new one."
+            )
+        write_atomically(self.metrics, "".join(map(_line, lines)).encode())
+        return lines
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(_line(line))
+
+    def restart(self) -> None:
+        """Drops what a run left that was killed before its first checkpoint was complete."""
+        self.metrics.unlink(missing_ok=True)
+        for folder in (self.snapshots, self.checkpoints):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def save_snapshot(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        self.snapshots.mkdir(exist_ok=True)
+        write_npz(self.snapshots / f"{step:06d}.npz", arrays)
+
+    def read_snapshot(self, step: int) -> dict[str, np.ndarray]:
+        path = self.snapshots / f"{step:06d}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}. Start in a new workdir.") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` so that a reader, or a kill, sees the old or the new file."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        # mkstemp makes private files; a report is as readable as any file the user makes.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, tree: Any) -> None:
+    write_atomically(path, (json.dumps(tree, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with tempfile.SpooledTemporaryFile() as buffer:
+        np.savez(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        buffer.seek(0)
+        write_atomically(path, buffer.read())
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    with tempfile.SpooledTemporaryFile() as buffer:
+        np.save(buffer, array, allow_pickle=False)  # type: ignore[arg-type]
+        buffer.seek(0)
+        write_atomically(path, buffer.read())
+
+
+def _line(metrics: dict[str, Any]) -> str:
+    return json.dumps(metrics, allow_nan=False) + "\n"
+
+
+def _keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in tree.items():
+        inner = _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+        keys.extend(inner)
+    return keys
+
+
+def _get(tree: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        tree = tree.get(key, "absent") if isinstance(tree, dict) else "absent"
+    return tree
