@@ -1,6 +1,6 @@
 """The paper's linear classification at full size, with noisy training labels.
 
-    lljax run configs/perceptron.py
+lljax run configs/perceptron.py
 """
 
 from lljax.experiment.config import PerceptronConfig

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lljax.train_step import MicroBatches, apply_optimizer, weighted_gradient, weighted_losses
+from lljax.train_step import MicroBatches, apply_optimizer, mean_loss, weighted_gradient
 from lljax.types import LossFn, Params, TrainState
 
 
@@ -45,8 +45,7 @@ class TrainingRun:
 
     def desired_loss(self, params: Params) -> jax.Array:
         """L(theta), the mean over the K desired examples (Eq. 2)."""
-        count = self.desired.num_examples
-        return weighted_losses(self.loss_fn, params, self.desired, jnp.full(count, 1 / count))
+        return mean_loss(self.loss_fn, params, self.desired)
 
     def desired_gradient(self, params: Params, factor: jax.Array) -> Params:
         """factor * grad L(theta)."""
@@ -187,9 +186,7 @@ def _floating(opt_state: Any) -> list[jax.Array]:
 def _with_floating(opt_state: Any, floating: list[jax.Array]) -> Any:
     """The optimiser state with its floating leaves replaced."""
     replacements = iter(floating)
-    return jax.tree.map(
-        lambda leaf: next(replacements) if _is_floating(leaf) else leaf, opt_state
-    )
+    return jax.tree.map(lambda leaf: next(replacements) if _is_floating(leaf) else leaf, opt_state)
 
 
 def _add(*trees: Params) -> Params:

@@ -111,6 +111,6 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
         raise ValueError(
             "`optimizer` has no finite derivative where one entry of the gradient is zero, so a "
             "single parameter without gradient would turn the whole meta-gradient NaN. For "
-            "optax.adam, adamw, rmsprop and their relatives pass a positive `eps_root`, e.g. "
+            "optax.adam, adamw and their relatives pass a positive `eps_root`, e.g. "
             "optax.adamw(learning_rate, eps_root=1e-16)."
         )

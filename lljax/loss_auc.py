@@ -1,6 +1,5 @@
 """The objective: the area under the desired-loss curve of a training run (paper, Eq. 2 and 4)."""
 
-
 from collections.abc import Callable
 
 import jax

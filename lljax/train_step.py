@@ -46,20 +46,14 @@ def split_microbatches(batch: Batch, size: int | None) -> MicroBatches:
     return MicroBatches(jax.tree.map(cut, batch), num_examples)
 
 
-def weighted_losses(
-    loss_fn: LossFn, params: Params, examples: MicroBatches, weights: jax.Array
-) -> jax.Array:
-    """The weighted sum of losses, sum_n w_n l_n(theta), with `weights` [B].
+def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Array:
+    """L(theta), the mean loss of the examples (Eq. 2). Cost: one forward pass."""
 
-    Cost: one forward pass.
-    """
+    def losses_of(_, batch):
+        return None, loss_fn(params, batch)
 
-    def add(total, piece):
-        batch, piece_weights = piece
-        return total + jnp.vdot(piece_weights, loss_fn(params, batch)), None
-
-    pieces = (examples.batch, examples.split(weights))
-    return _scan_or_call(add, jnp.zeros((), weights.dtype), pieces)[0]
+    _, losses = _scan_or_call(losses_of, None, examples.batch)
+    return jnp.mean(examples.join(losses))
 
 
 def weighted_gradient(
@@ -104,4 +98,4 @@ def _scan_or_call(body, init, pieces):
     if jax.tree.leaves(pieces)[0].shape[0] > 1:
         return jax.lax.scan(body, init, pieces)
     carry, value = body(init, jax.tree.map(lambda leaf: leaf[0], pieces))
-    return carry, None if value is None else value[None]
+    return carry, value[None]

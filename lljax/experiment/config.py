@@ -65,7 +65,7 @@ class OuterConfig:
     method: Literal["exponentiated_gradient", "projected_gradient"] = "exponentiated_gradient"
     """How a meta-gradient changes the policy; projected_gradient is the paper's way."""
     learning_rate: float = 0.1
-    """The outer rate: of log-weights for exponentiated_gradient, of the AUC's gradient otherwise."""
+    """The outer rate: of log-weights, or for projected_gradient of the AUC's gradient."""
     momentum: float = 0.8
     """Of exponentiated_gradient."""
     grow: float = 1.2
@@ -108,9 +108,7 @@ class PerceptronData:
 
     def __post_init__(self) -> None:
         for field in ("dim", "num_train", "num_desired", "num_validation", "num_test"):
-            _require(
-                getattr(self, field) >= 1, f"data.{field}", "at least 1", getattr(self, field)
-            )
+            _require(getattr(self, field) >= 1, f"data.{field}", "at least 1", getattr(self, field))
         noise = self.label_noise
         _require(0 <= noise < math.inf, "data.label_noise", "a number >= 0", noise)
 

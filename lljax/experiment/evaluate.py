@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import lljax
@@ -50,9 +49,7 @@ def build_analysis(
 
     def analyse(policy: jax.Array) -> Analysis:
         def observe(params, row):
-            losses = {
-                name: problem.loss_fn(params, getattr(problem, name)).mean() for name in SETS
-            }
+            losses = {name: problem.loss_fn(params, getattr(problem, name)).mean() for name in SETS}
             contributions = lljax.contributions(
                 problem.loss_fn,
                 params,
@@ -117,7 +114,7 @@ def heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarra
 
 
 def summarise(
-    curves: dict[str, dict[str, np.ndarray]],
+    curves: dict[str, dict[str, Any]],
     law: dict[str, dict[str, float]],
     vocab_size: int,
 ) -> dict[str, Any]:
@@ -148,14 +145,14 @@ def number(value: Any) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _scaling_law(curves: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+def _scaling_law(curves: dict[str, dict[str, Any]]) -> dict[str, Any]:
     try:
         laws = lljax.fit_scaling_laws([curves[policy]["test"] for policy in POLICIES])
     except ValueError:
         # A test curve that rises follows no power law; the report says so.
         laws = None
     if laws is None:
-        return {policy: None for policy in POLICIES} | {"improvement": None}
+        return dict.fromkeys(POLICIES) | {"improvement": None}
     improvement = lljax.scaling_law_improvement(*laws)
     fits = {policy: law._asdict() for policy, law in zip(POLICIES, laws, strict=True)}
     return fits | {"improvement": improvement._asdict()}
@@ -164,4 +161,4 @@ def _scaling_law(curves: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
 def _mean(values: np.ndarray) -> np.ndarray:
     """Over the steps where it is defined."""
     finite = values[np.isfinite(values)]
-    return finite.mean() if finite.size else np.float32(np.nan)
+    return np.asarray(finite.mean() if finite.size else np.nan, values.dtype)

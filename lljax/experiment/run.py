@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -18,7 +17,7 @@ import lljax
 from lljax.experiment import evaluate
 from lljax.experiment.checkpoints import Checkpoints
 from lljax.experiment.config import ExperimentConfig
-from lljax.experiment.errors import RunFailed, UserError
+from lljax.experiment.errors import RunFailed
 from lljax.experiment.evaluate import number
 from lljax.experiment.problem import Problem, build_problem, memory_strategy, policy_optimizer
 from lljax.experiment.results import POLICIES
@@ -123,9 +122,7 @@ class _Experiment:
             with tqdm(total=outer.num_steps, initial=latest, disable=None, unit="step") as bar:
                 for step in range(latest + 1, outer.num_steps + 1):
                     if outer.patience and step - 1 - self.best_step >= outer.patience:
-                        log(
-                            f"stopped: no better validation AUC since outer step {self.best_step}"
-                        )
+                        log(f"stopped: no better validation AUC since outer step {self.best_step}")
                         break
                     state = self._outer_step(step, state, checkpoints)
                     bar.update()
@@ -193,9 +190,7 @@ class _Experiment:
         }
         return {
             "auc": number(desired[1:].mean()),
-            "compression_ratio": number(
-                lljax.compression_ratio(desired, self.problem.vocab_size)
-            ),
+            "compression_ratio": number(lljax.compression_ratio(desired, self.problem.vocab_size)),
             "validation_auc": number(validation[1:].mean()),
             "desired_acceleration_ratio": number(ratios["desired"]),
             "validation_acceleration_ratio": number(ratios["validation"]),
