@@ -77,9 +77,7 @@ def test_optimize_policy_only_ever_improves_and_closes_the_gap(name):
 
     @jax.jit
     def optimise(policy):
-        return lljax.optimize_policy(
-            loss_auc, policy, *rest, optimizer=METHODS[name], num_steps=60
-        )
+        return lljax.optimize_policy(loss_auc, policy, *rest, optimizer=METHODS[name], num_steps=60)
 
     result = optimise(policy)
     assert (jnp.diff(result.auc_history) <= 0).all()

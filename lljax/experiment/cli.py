@@ -107,3 +107,7 @@ def _report(arguments: Sequence[str]) -> None:
     from lljax.experiment import report
 
     print(report.render(workdir, pdf))
+
+
+if __name__ == "__main__":
+    main()

@@ -102,9 +102,14 @@ def snapshot(analysis: Analysis, vocab_size: int) -> dict[str, np.ndarray]:
 
 
 def heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarray]:
-    """Weights over time, in units of 1/N, of the examples that contribute at most steps."""
+    """Weights over time, in units of 1/N, of the examples that contribute at most steps.
+
+    Nothing where there is no such example.
+    """
     steps = np.unique(np.linspace(0, len(policy) - 1, HEATMAP_STEPS).round().astype(int))
     often = np.flatnonzero(contributive[:-1].mean(axis=0) > 0.5)
+    if not often.size:
+        return {}
     chosen = often[np.unique(np.linspace(0, len(often) - 1, HEATMAP_EXAMPLES).astype(int))]
     weights = policy[np.ix_(steps, chosen)] * policy.shape[1]
     return {

@@ -1,0 +1,304 @@
+"""Whole experiments through the real command line: results, errors, kills."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "configs/perceptron.py"
+SMALL = (
+    *("--inner.num-steps", "60", "--outer.num-steps", "8", "--data.dim", "16"),
+    *("--data.num-train", "64", "--data.num-desired", "32"),
+    *("--data.num-validation", "128", "--data.num-test", "128"),
+)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "lljax.experiment.cli", *map(str, arguments)]
+
+
+def lljax_command(*arguments):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The workdir of an undisturbed run."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL)
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, result = finished
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["task"], config["inner"]["num_steps"]) == ("perceptron", 60)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["outer_step"] for line in lines] == list(range(9))
+    objectives = [line["objective"] for line in lines]
+    assert objectives == sorted(objectives, reverse=True)
+    assert objectives[-1] < objectives[0]
+    policy = np.load(workdir / "policy.npy", allow_pickle=False)
+    assert policy.shape == (60, 64)
+    assert policy.dtype == np.float32
+    assert policy.min() >= 0
+    np.testing.assert_allclose(policy.sum(axis=1), 1, atol=1e-5)
+    assert sorted(path.name[:5] for path in (workdir / "figures").glob("*.png"))[0] == "fig04"
+    assert "<html" in (workdir / "report.html").read_text()
+
+
+def test_the_summary_is_true(finished):
+    """Its numbers follow from policy.npy and the config, computed again through the public API."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import lljax
+    from lljax.data.teacher_student import make_teacher_student
+
+    workdir, _ = finished
+    summary = json.loads((workdir / "summary.json").read_text())
+    with jax.enable_x64(False):
+        data = make_teacher_student(
+            jax.random.key(0),
+            dim=16,
+            num_train=64,
+            num_desired=32,
+            num_validation=128,
+            num_test=128,
+            train_label_noise=0.3,
+        )
+
+        def loss_fn(theta, batch):
+            return optax.sigmoid_binary_cross_entropy(batch.z @ theta, batch.y)
+
+        loss_auc = lljax.build_loss_auc(loss_fn, optax.sgd(0.1))
+        theta = jnp.zeros(16)
+        policies = {
+            "conventional": lljax.uniform_policy(60, 64),
+            "optimized": jnp.asarray(np.load(workdir / "policy.npy")),
+        }
+        for name in ("desired", "validation", "test"):
+            curves = {}
+            for label, policy in policies.items():
+                auc, info = loss_auc(policy, theta, data.train, getattr(data, name))
+                curves[label] = info.desired_losses
+                there = summary[name][label]
+                assert there["auc"] == pytest.approx(float(auc), rel=1e-5)
+                assert there["final_loss"] == pytest.approx(float(curves[label][-1]), rel=1e-5)
+                assert there["compression_ratio"] == pytest.approx(np.log(2) / float(auc), rel=1e-5)
+            expected = float(lljax.acceleration_ratio(*curves.values()))
+            ratio = summary[name]["acceleration_ratio"]
+            assert ratio == (pytest.approx(expected) if np.isfinite(expected) else None)
+    metrics = (workdir / "metrics.jsonl").read_text().splitlines()
+    validation = [json.loads(line)["validation_auc"] for line in metrics]
+    assert summary["best_outer_step"] == int(np.argmin(validation))
+    assert set(summary["seconds"]) == {"compile", "optimize", "evaluate", "total"}
+    assert summary["learning_law"]["optimized"]["optimality_gap"] >= 0
+
+
+def test_progress_without_a_terminal(finished):
+    """A line an outer step: AUC, held-out AR, gap, time left."""
+    _, result = finished
+    lines = [line for line in result.stderr.splitlines() if line.startswith("outer ")]
+    assert len(lines) == 9
+    assert all(word in lines[-1] for word in ("8/8", "AUC", "AR", "gap", "left"))
+    assert "acceleration" in result.stdout  # the table
+
+
+def test_a_finished_run_says_so_and_is_left_alone(finished):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL)
+    assert result.returncode == 0
+    assert "finished" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_report_again_with_pdf(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "copy")
+    (workdir / "report.html").unlink()
+    result = lljax_command("report", workdir, "--pdf")
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "report.html").exists()
+    assert list((workdir / "figures").glob("*.pdf"))
+
+
+@pytest.mark.parametrize("line", ["outer 0/8", "outer 2/8", "outer 6/8", "outer 8/8"])
+def test_killed_and_run_again_the_policy_is_the_same_to_the_byte(finished, tmp_path, line):
+    workdir = tmp_path / "killed"
+    arguments = ("run", CONFIG, "--workdir", workdir, *SMALL)
+    with subprocess.Popen(
+        command(*arguments), stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as process:
+        for printed in process.stderr:
+            if printed.startswith(line):
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        assert process.wait() == -signal.SIGKILL
+    assert not (workdir / "policy.npy").exists() or line == "outer 8/8"
+    result = lljax_command(*arguments)
+    assert result.returncode == 0, result.stderr
+    if line == "outer 6/8":
+        # At most the outer step whose checkpoint was being written is done again.
+        assert "continuing after outer step" in result.stderr
+        done_again = [row for row in result.stderr.splitlines() if row.startswith("outer ")]
+        assert len(done_again) <= 4
+    for name in ("policy.npy", "config.json"):
+        assert (workdir / name).read_bytes() == (finished[0] / name).read_bytes()
+    lines = [
+        [
+            json.loads(row) | {"seconds": 0}
+            for row in (folder / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (workdir, finished[0])
+    ]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_until_it_is_done(finished, tmp_path):
+    workdir, rng = tmp_path / "unlucky", np.random.default_rng(time.time_ns())
+    arguments = command("run", CONFIG, "--workdir", workdir, *SMALL)
+    for _ in range(12):
+        with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+            time.sleep(rng.uniform(0.5, 8))
+            process.kill()
+    assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0
+    assert (workdir / "policy.npy").read_bytes() == (finished[0] / "policy.npy").read_bytes()
+
+
+def assert_refused(result, *words, status=2):
+    """One clear error and no traceback."""
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    # tyro draws a box around its messages.
+    message = " ".join(result.stderr.replace("│", " ").split())
+    for word in words:
+        assert word in message, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "configs/perzeptron.py"), ["no file", "Did you mean configs/perceptron.py"]),
+        (("run",), ["needs a CONFIG"]),
+        (("run", CONFIG, "--inner.num-step", "5"), ["--inner.num-steps"]),
+        (("run", CONFIG, "--inner.num-steps", "many"), ["--inner.num-steps", "INT"]),
+        (("run", CONFIG, "--inner.num-steps", "0"), ["inner.num_steps", "at least 1", "got 0"]),
+        (("run", CONFIG, "--data.num-train", "0"), ["data.num_train", "at least 1"]),
+        (("run", CONFIG, "--inner.learning-rate", "nan"), ["inner.learning_rate", "> 0"]),
+        (("run", CONFIG, "--outer.method", "sgd"), ["projected_gradient"]),
+        (("run", "README.md"), ["Python file"]),
+        (("fly",), ["no command `fly`"]),
+        (("report", "/nonexistent/folder"), ["/nonexistent/folder"]),
+    ],
+)
+def test_wrong_input_gets_one_clear_error(arguments, words, tmp_path):
+    if arguments[0] == "run" and len(arguments) > 2:
+        arguments = (*arguments, "--workdir", tmp_path / "new")
+    assert_refused(lljax_command(*arguments), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_config_file(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text("from lljax.experiment.config import *\ndef get_config(): return Inner()\n")
+    assert_refused(lljax_command("run", config), "mine.py", "Inner")
+    config.write_text(
+        "from lljax.experiment.config import *\n"
+        "def get_config(): return PerceptronConfig(inner=InnerConfig(steps=3))\n"
+    )
+    assert_refused(lljax_command("run", config), "mine.py", "steps")
+    config.write_text("def get_config(): return {}\n")
+    assert_refused(lljax_command("run", config), "must return an ExperimentConfig", "dict")
+
+
+def test_anothers_workdir_is_not_touched(finished, tmp_path):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL, "--seed", "5")
+    assert_refused(result, "another config", "seed is 0 there and 5 here")
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    (tmp_path / "thesis.tex").write_text("precious")
+    result = lljax_command("run", CONFIG, "--workdir", tmp_path, *SMALL)
+    assert_refused(result, "not a run of lljax")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", '{"task": "perc', ["config.json cannot be read"]),
+        ("config.json", "[]", ["does not hold a config"]),
+        ("metrics.jsonl", '{"outer_step": 0}\n{"outer', ["metrics.jsonl"]),
+        ("metrics.jsonl", "", ["metrics.jsonl", "does not hold the outer steps"]),
+    ],
+)
+def test_a_damaged_workdir_is_refused(finished, tmp_path, file, content, words):
+    workdir = shutil.copytree(finished[0], tmp_path / "damaged")
+    (workdir / "report.html").unlink()
+    (workdir / file).write_text(content)
+    assert_refused(lljax_command("run", CONFIG, "--workdir", workdir, *SMALL), *words)
+    assert (workdir / file).read_text() == content
+
+
+def test_a_damaged_checkpoint_is_refused(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "damaged")
+    (workdir / "report.html").unlink()
+    for path in (workdir / "checkpoints").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(b"\0" * 100)
+    result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL)
+    assert_refused(result, "checkpoint", "cannot be read")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_workdir_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    result = lljax_command("run", CONFIG, "--workdir", tmp_path / "new", *SMALL)
+    assert_refused(result, "cannot be written")
+
+
+@pytest.mark.parametrize("rate", ["1e+05", "1e+38"])
+def test_a_diverging_run_stops_with_the_step_and_the_cause(rate, tmp_path):
+    workdir = tmp_path / "diverging"
+    result = lljax_command(
+        "run", CONFIG, "--workdir", workdir, *SMALL, "--inner.learning-rate", rate
+    )
+    assert_refused(result, "diverges", "inner step", f"inner.learning_rate ({rate})", status=1)
+    assert (workdir / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--inner.optimizer", "adamw", "--inner.learning-rate", "0.01", "--inner.clip-norm", "1"),
+        ("--inner.memory", "recompute", "--inner.microbatch-size", "20"),
+        ("--outer.method", "projected_gradient", "--outer.train-share", "0"),
+    ],
+)
+def test_other_methods_run_to_the_end(flags, tmp_path):
+    result = lljax_command("run", CONFIG, "--workdir", tmp_path / "w", *SMALL, *flags)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    desired = summary["desired"]
+    assert desired["optimized"]["auc"] < desired["conventional"]["auc"]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("report", "--help")])
+def test_help_names_what_a_newcomer_needs(arguments):
+    result = lljax_command(*arguments)
+    assert result.returncode == 0
+    assert "usage" in result.stdout.lower()
+    assert ("CONFIG" if "report" not in arguments else "DIR") in result.stdout
