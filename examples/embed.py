@@ -86,21 +86,15 @@ def split_nnx(model):
 # One function for every kind of model. It is pure; the caller decides on jit and vmap.
 def learn_policy(loss_fn, params, data):
     loss_auc = lljax.build_loss_auc(loss_fn, optax.sgd(0.1))
-    conventional = lljax.uniform_policy(NUM_STEPS, NUM_EXAMPLES)
-    optimized = lljax.optimize_policy(
-        loss_auc,
-        conventional,
-        params,
-        data["train"],
-        data["desired"],
-        optimizer=lljax.exponentiated_gradient(0.2, momentum=0.8),
-        num_steps=OUTER_STEPS,
-    )
-    return compare(loss_auc, jnp.stack([conventional, optimized.policy]), params, data)
+    uniform = lljax.uniform_policy(NUM_STEPS, NUM_EXAMPLES)
+    method = lljax.exponentiated_gradient(0.2, momentum=0.8)
+    inputs = uniform, params, data["train"], data["desired"]
+    optimized = lljax.optimize_policy(loss_auc, *inputs, optimizer=method, num_steps=OUTER_STEPS)
+    return compare(loss_auc, jnp.stack([uniform, optimized.policy]), params, data)
 
 
 def compare(loss_auc, policies, params, data):
-    """AUCs and the policy weight on wrong labels, before and after [2]; the acceleration ratio."""
+    """[2] each, before and after: both AUCs, policy weight on wrong labels; [] test AR."""
     evaluate = jax.vmap(loss_auc, in_axes=(0, None, None, None))
     desired_aucs, _ = evaluate(policies, params, data["train"], data["desired"])
     test_aucs, info = evaluate(policies, params, data["train"], data["test"])
@@ -122,13 +116,12 @@ def learn_from_seed(key):
 
 # 5. A function of your own: the policy has one learnt logit an example, the same at every step.
 #    jax.grad goes through whatever computes the policy, and on through the training run.
-def policy_of(logits):
-    return jnp.broadcast_to(jax.nn.softmax(logits), (NUM_STEPS, NUM_EXAMPLES))
-
-
 def learn_logits(params, data):
     loss_auc = lljax.build_loss_auc(plain_loss, optax.sgd(0.1))
     outer = optax.adam(0.3)
+
+    def policy_of(logits):
+        return jnp.broadcast_to(jax.nn.softmax(logits), (NUM_STEPS, NUM_EXAMPLES))
 
     def objective(logits):
         auc, _ = loss_auc(policy_of(logits), params, data["train"], data["desired"])
@@ -146,8 +139,7 @@ def learn_logits(params, data):
 
 def report(name, outcome):
     *pairs, ratio = jax.device_get(outcome)
-    columns = [f"{before:.3f} -> {after:.3f}  " for before, after in pairs]
-    print(f"{name:24}", *columns, f"{ratio:6.1f}")
+    print(f"{name:24}", *(f"{old:.3f} -> {new:.3f}  " for old, new in pairs), f"{ratio:6.1f}")
 
 
 def main():
@@ -157,12 +149,10 @@ def main():
     improve("plain pytree", plain_loss, plain_params, data)
     improve("Flax Linen", linen_loss, LinenMLP().init(key, data["train"]["x"]), data)
     improve("Flax NNX", *split_nnx(NNXMLP(nnx.Rngs(1))), data)
-
     seeds = jax.device_get(learn_from_seed(jax.random.split(key, 8)))
     worst = np.argmax(seeds[1][:, 1])
     report("8 seeds, median", [np.median(leaf, axis=0) for leaf in seeds])
     report("8 seeds, worst test AUC", [leaf[worst] for leaf in seeds])
-
     report("own function", jax.jit(learn_logits)(plain_params, data))
 
 

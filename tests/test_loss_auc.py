@@ -73,7 +73,7 @@ def test_gradient_equals_finite_differences(name):
     direction = jax.tree.map(
         lambda leaf: jax.random.normal(jax.random.key(3), leaf.shape), (policy, params)
     )
-    expected = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, direction))))
+    expected = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, direction)))
 
     def along(step):
         moved = jax.tree.map(lambda leaf, d: leaf + step * d, (policy, params), direction)

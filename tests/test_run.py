@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_leaves_what_it_promises(finished):
-    workdir, result = finished
+    workdir, _ = finished
     config = json.loads((workdir / "config.json").read_text())
     assert (config["task"], config["inner"]["num_steps"]) == ("perceptron", 60)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

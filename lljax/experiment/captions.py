@@ -183,7 +183,29 @@ def similarity_caption(results: Results) -> str:
         f"{percent(share)} of the losses that both pass ({number(high)} down to {number(low)}); "
         f"its mean there is {number(after)} against {number(before)}, so contributions are "
         f"{'more' if after > before else 'no more'} alike under the kept policy."
+        f"{_to_the_objective(results)}"
     )
+
+
+def _to_the_objective(results: Results) -> str:
+    """What contributions are to, where that is not the desired loss alone."""
+    share = results.config["outer"].get("train_share", 0)
+    if not share:
+        return ""
+    return (
+        f" Contributions are those to the objective of this run, {percent(1 - share)} desired "
+        f"and {percent(share)} training loss."
+    )
+
+
+def excluded_caption(results: Results) -> str:
+    """Figure 8."""
+    share = "the share of CT ≤ 0 examples without weight"
+    text = path_caption(results, "path_zero_weight_share", share)
+    threshold = results.summary.get("zero_weight_threshold", 0)
+    if threshold:
+        text += f" A weight counts as zero up to {number(threshold)} of the uniform one."
+    return text
 
 
 def path_caption(results: Results, key: str, what: str) -> str:

@@ -315,9 +315,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         "Figure 8. Non-contributive examples that get no weight",
         ("path_zero_weight_share", "path_zero_weight_curve", "path_compression_ratio"),
         _draw_excluded,
-        lambda results: captions.path_caption(
-            results, "path_zero_weight_share", "the share of CT ≤ 0 examples without weight"
-        ),
+        captions.excluded_caption,
     ),
     FigureSpec(
         "fig09_learned_examples",

@@ -281,6 +281,7 @@ class _Experiment:
             "inner_steps": self.config.inner.num_steps,
             "outer_steps": self.metrics[-1]["outer_step"],
             "best_outer_step": best,
+            "zero_weight_threshold": evaluate.ZERO_WEIGHT,
             "seconds": {key: round(value, 2) for key, value in seconds.items()},
             **evaluate.summarise(curves, law, self.problem.vocab_size),
         }
