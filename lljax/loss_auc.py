@@ -43,7 +43,7 @@ def build_loss_auc(
 
     Args:
       loss_fn: per-example losses, (params, batch of B) -> [B], nats; the same function serves
-        training and desired examples.
+        training and desired examples. Pure and deterministic: no dropout, no running statistics.
       optimizer: any optax optimiser. Clipping, schedules and momentum are differentiated exactly.
       memory: which states are kept for the backward sweep (`StoreStates`, `RecomputeStates`).
       microbatch_size: examples handled at once inside a step; all of them when None. It bounds

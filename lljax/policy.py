@@ -42,8 +42,8 @@ def project_simplex(policy: jax.Array) -> jax.Array:
     numbers takes longer than the meta-gradient they come from.
 
     >>> import jax.numpy as jnp, lljax
-    >>> lljax.project_simplex(jnp.array([[0.5, 0.7, -3.0]])).round(3).tolist()
-    [[0.4000000059604645, 0.6000000238418579, 0.0]]
+    >>> [round(float(weight), 3) for weight in lljax.project_simplex(jnp.array([0.5, 0.7, -3.0]))]
+    [0.4, 0.6, 0.0]
 
     Args:
       policy: [..., N], floating and finite. A row with a NaN gives a row of NaN.

@@ -22,16 +22,20 @@ from lljax.loss_auc import LossAuc
 from lljax.policy import check_policy, project_simplex
 from lljax.types import Batch, Params
 
+RESTART_AFTER = 3  # rejections in a row
+
 
 class PolicyOptimizer(NamedTuple):
     """A method: `init(policy) -> state` and `update` as in the module's docstring.
 
     `update` takes a fourth argument, `scale`, by which the learning rate is multiplied (default
-    1); a step-size control sets it.
+    1); a step-size control sets it. `restart` maps a state to one without memory: with momentum
+    along a direction that has turned bad no step is small enough.
     """
 
     init: Callable[[jax.Array], Any]
     update: Callable[..., tuple[jax.Array, Any]]
+    restart: Callable[[Any], Any] = lambda state: state
 
 
 def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> PolicyOptimizer:
@@ -77,8 +81,8 @@ def exponentiated_gradient(
     >>> policy = lljax.uniform_policy(num_steps=1, num_examples=2)
     >>> gradient = jnp.array([[1., 0.]])
     >>> policy, state = optimizer.update(gradient, optimizer.init(policy), policy)
-    >>> policy.round(3).tolist()
-    [[0.26899999380111694, 0.7310000061988831]]
+    >>> [round(float(weight), 3) for weight in policy[0]]
+    [0.269, 0.731]
 
     Args:
       learning_rate: epsilon, dimensionless: the log-weights of a row move by about this much. A
@@ -107,7 +111,11 @@ def exponentiated_gradient(
         logits = jnp.log(policy) - _at(learning_rate, count) * scale * direction
         return jax.nn.softmax(logits, axis=1), (count + 1, trace)
 
-    return PolicyOptimizer(init, update)
+    def restart(state):
+        count, trace = state
+        return count, jnp.zeros_like(trace) if momentum else None
+
+    return PolicyOptimizer(init, update, restart)
 
 
 class OuterState(NamedTuple):
@@ -118,8 +126,13 @@ class OuterState(NamedTuple):
     policy_grad: jax.Array  # [T, N] its meta-gradient
     optimizer_state: Any
     scale: jax.Array  # [] factor on the learning rate
-    accepted: jax.Array  # [] bool, whether the last trial was taken
+    rejections: jax.Array  # [] int, trials taken back since the last one that was not
     trial_auc: jax.Array  # [] the AUC of the last trial, possibly not finite
+
+    @property
+    def accepted(self) -> jax.Array:
+        """[] bool, whether the last trial was taken."""
+        return self.rejections == 0
 
 
 class OuterLoop(NamedTuple):
@@ -135,7 +148,8 @@ def build_outer_loop(
     """One outer step with step-size control, as pure functions.
 
     A step tries `optimizer.update`; the trial is taken if its AUC is finite and lower and its
-    meta-gradient finite. Then the learning rate is multiplied by `grow`, else by `shrink`.
+    meta-gradient finite. Then the learning rate is multiplied by `grow`, else by `shrink`. After
+    three rejections in a row the method forgets its momentum.
 
     Args:
       loss_auc: from `build_loss_auc`, or any function of the same form.
@@ -146,8 +160,14 @@ def build_outer_loop(
     Returns:
       `init(policy, params, train, desired) -> OuterState` and
       `step(state, params, train, desired) -> OuterState`. Cost: a meta-gradient each; a rejected
-      step costs only the forward sweep of one.
+      step costs only the forward sweep of one (not under vmap, where `lax.cond` runs both sides).
     """
+    if not isinstance(optimizer, PolicyOptimizer):
+        raise ValueError(
+            f"`optimizer` must be a PolicyOptimizer, such as exponentiated_gradient(0.1) or "
+            f"projected_gradient(0.01); got {type(optimizer).__name__}. An optax optimiser is what "
+            f"build_loss_auc takes, for the inner training."
+        )
     if grow < 1 or not 0 < shrink < 1:
         raise ValueError(f"`grow` must be >= 1 and `shrink` in (0, 1); got {grow} and {shrink}.")
 
@@ -155,9 +175,8 @@ def build_outer_loop(
         (auc, _), policy_grad = jax.value_and_grad(loss_auc, has_aux=True)(
             policy, params, train, desired
         )
-        one = jnp.ones((), policy.dtype)
-        state = optimizer.init(policy)
-        return OuterState(policy, auc, policy_grad, state, one, jnp.array(True), auc)
+        one, zero = jnp.ones((), policy.dtype), jnp.zeros((), jnp.int32)
+        return OuterState(policy, auc, policy_grad, optimizer.init(policy), one, zero, auc)
 
     def step(state, params, train, desired):
         trial, optimizer_state = optimizer.update(
@@ -169,15 +188,24 @@ def build_outer_loop(
 
         def take():
             (policy_grad,) = pull_back(jnp.ones_like(auc))
-            taken = OuterState(
-                trial, auc, policy_grad, optimizer_state, state.scale * grow, jnp.array(True), auc
-            )
+            scale, zero = state.scale * grow, jnp.zeros_like(state.rejections)
+            taken = OuterState(trial, auc, policy_grad, optimizer_state, scale, zero, auc)
             finite = jnp.isfinite(policy_grad).all()
             return jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, reject())
 
         def reject():
+            rejections = state.rejections + 1
+            # Not at the first one: momentum that overshoots is worth more than none.
+            stuck = rejections % RESTART_AFTER == 0
+            fresh = optimizer.restart(state.optimizer_state)
+            kept = jax.tree.map(
+                lambda new, old: jnp.where(stuck, new, old), fresh, state.optimizer_state
+            )
             return state._replace(
-                scale=state.scale * shrink, accepted=jnp.array(False), trial_auc=auc
+                optimizer_state=kept,
+                scale=state.scale * shrink,
+                rejections=rejections,
+                trial_auc=auc,
             )
 
         # NaN compares false, so a trial that is not finite is rejected too.
@@ -210,8 +238,13 @@ def optimize_policy(
 ) -> OptimizedPolicy:
     """Improves a policy by `num_steps` meta-gradients; it never ends worse than it began.
 
-    A pure function: wrap it in `jax.jit` to compile it, in `jax.vmap` to optimise many policies
-    (seeds, data sets) in one program. For a loop with checkpoints or logs use `build_outer_loop`.
+    A pure function of its arrays. Compile it, and optimise many policies (seeds, data sets) in one
+    program, with a closure over the rest:
+
+        jax.jit(jax.vmap(lambda params, train, desired: lljax.optimize_policy(
+            loss_auc, policy, params, train, desired, optimizer=optimizer, num_steps=20)))
+
+    For a loop with checkpoints or logs use `build_outer_loop`.
 
     Args:
       loss_auc: from `build_loss_auc`.
@@ -228,8 +261,8 @@ def optimize_policy(
       OptimizedPolicy. Cost: num_steps + 1 meta-gradients at most.
 
     Raises:
-      ValueError: a shape or dtype does not fit, or (outside jit) a row of `policy` is not on the
-        simplex.
+      ValueError: a shape or dtype does not fit, `optimizer` is no policy optimiser, or (outside
+        jit) a row of `policy` is not on the simplex.
     """
     if num_steps < 1:
         raise ValueError(f"`num_steps` must be at least 1; got {num_steps}.")

@@ -127,6 +127,22 @@ def test_a_gradient_that_is_not_finite_is_not_taken():
     assert result.accepted.any()
 
 
+def test_momentum_that_leads_nowhere_is_forgotten():
+    """Where the momentum points uphill, a shrinking step alone would be rejected for ever."""
+    loss_auc, policy, rest = setup()
+    loop = lljax.build_outer_loop(loss_auc, METHODS["with_momentum"])
+    step = jax.jit(loop.step)
+    state = step(loop.init(policy, *rest), *rest)
+    count, trace = state.optimizer_state
+    uphill = state._replace(optimizer_state=(count, -100 * trace))
+    accepted = []
+    for _ in range(8):
+        uphill = step(uphill, *rest)
+        accepted.append(bool(uphill.accepted))
+    assert accepted[:3] == [False] * 3
+    assert any(accepted[3:])
+
+
 def test_many_seeds_in_one_program():
     loss_auc, policy, _ = setup()
     problems = [make_logistic(key, num_train=40, num_desired=16)[1:] for key in range(3)]
@@ -152,6 +168,8 @@ def test_bad_arguments_are_named():
         lljax.optimize_policy(loss_auc, 2 * policy, *rest, optimizer=optimizer, num_steps=1)
     with pytest.raises(ValueError, match="may be transposed"):
         lljax.optimize_policy(loss_auc, policy.T, *rest, optimizer=optimizer, num_steps=1)
+    with pytest.raises(ValueError, match="must be a PolicyOptimizer"):
+        lljax.optimize_policy(loss_auc, policy, *rest, optimizer=optax.sgd(0.1), num_steps=1)
     with pytest.raises(ValueError, match="`momentum`"):
         lljax.exponentiated_gradient(0.1, momentum=1.0)
     with pytest.raises(ValueError, match="`shrink`"):
