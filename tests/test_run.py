@@ -121,6 +121,7 @@ def test_a_finished_run_says_so_and_is_left_alone(finished):
     result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL)
     assert result.returncode == 0
     assert "finished" in result.stderr
+    assert result.stdout == finished[1].stdout  # the table
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
@@ -261,6 +262,11 @@ def test_a_damaged_checkpoint_is_refused(finished, tmp_path):
             path.write_bytes(b"\0" * 100)
     result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL)
     assert_refused(result, "checkpoint", "cannot be read")
+
+
+def test_a_workdir_that_is_a_file():
+    result = lljax_command("run", CONFIG, "--workdir", "README.md", *SMALL)
+    assert_refused(result, "--workdir README.md cannot be read")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

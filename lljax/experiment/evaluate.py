@@ -101,7 +101,46 @@ def snapshot(analysis: Analysis, vocab_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarray]:
+def learning_law(analysis: Analysis, gap: float | None) -> dict[str, float | None]:
+    """The Learning Law's numbers of one policy, for summary.json: means over the inner steps."""
+    means = {
+        name: _mean(analysis[name][:-1]) for name in ("similarity", "zero_weight", "redundant")
+    }
+    return {
+        "similarity": number(means["similarity"]),
+        "optimality_gap": gap,
+        "zero_weight_share_of_noncontributive": number(means["zero_weight"]),
+        "redundant_share_of_contributive": number(means["redundant"]),
+    }
+
+
+def collect_arrays(
+    analyses: dict[str, Analysis],
+    policy: np.ndarray,
+    path: dict[int, dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """What analysis.npz holds.
+
+    Args:
+      analyses: of the conventional and the kept policy.
+      policy: the kept one [T, N].
+      path: snapshots by outer step, the conventional policy's first, the kept one's last.
+    """
+    arrays = {
+        f"{p}_{name}_losses": np.asarray(analyses[p][name]) for p in POLICIES for name in SETS
+    }
+    for key in next(iter(path.values())):
+        arrays[f"path_{key}"] = np.stack([part[key] for part in path.values()])
+    contributive = np.asarray(analyses["optimized"]["contributive"])
+    return {
+        **arrays,
+        "path_outer_step": np.array(list(path)),
+        "learned_edges": LEARNED_EDGES,
+        **_heatmap(policy, contributive),
+    }
+
+
+def _heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarray]:
     """Weights over time, in units of 1/N, of the examples that contribute at most steps.
 
     Nothing where there is no such example.
@@ -119,29 +158,30 @@ def heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarra
 
 
 def summarise(
-    curves: dict[str, dict[str, Any]],
-    law: dict[str, dict[str, float]],
+    analyses: dict[str, Analysis],
+    gaps: dict[str, float | None],
     vocab_size: int,
 ) -> dict[str, Any]:
     """The results part of summary.json.
 
     Args:
-      curves: desired, validation and test losses [T+1] of both policies.
-      law: similarity, optimality gap and zero-weight share of both policies.
+      analyses: of the conventional and the optimized policy.
+      gaps: the mean optimality gap of both.
       vocab_size: |V| of the compression ratio.
     """
     sets: dict[str, Any] = {}
     for name in SETS:
         for policy in POLICIES:
-            losses = curves[policy][name]
+            losses = analyses[policy][name]
             sets.setdefault(name, {})[policy] = {
                 "auc": number(losses[1:].mean()),
                 "final_loss": number(losses[-1]),
                 "compression_ratio": number(lljax.compression_ratio(losses, vocab_size)),
             }
-        ratio = lljax.acceleration_ratio(*(curves[policy][name] for policy in POLICIES))
+        ratio = lljax.acceleration_ratio(*(analyses[policy][name] for policy in POLICIES))
         sets[name]["acceleration_ratio"] = number(ratio)
-    return {**sets, "learning_law": law, "scaling_law": _scaling_law(curves)}
+    law = {policy: learning_law(analyses[policy], gaps[policy]) for policy in POLICIES}
+    return {**sets, "learning_law": law, "scaling_law": _scaling_law(analyses)}
 
 
 def number(value: Any) -> float | None:
@@ -150,9 +190,9 @@ def number(value: Any) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _scaling_law(curves: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _scaling_law(analyses: dict[str, Analysis]) -> dict[str, Any]:
     try:
-        laws = lljax.fit_scaling_laws([curves[policy]["test"] for policy in POLICIES])
+        laws = lljax.fit_scaling_laws([analyses[policy]["test"] for policy in POLICIES])
     except ValueError:
         # A test curve that rises follows no power law; the report says so.
         laws = None
@@ -163,7 +203,8 @@ def _scaling_law(curves: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return fits | {"improvement": improvement._asdict()}
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def _mean(values: Any) -> np.ndarray:
     """Over the steps where it is defined."""
+    values = np.asarray(values)
     finite = values[np.isfinite(values)]
     return np.asarray(finite.mean() if finite.size else np.nan, values.dtype)

@@ -20,7 +20,7 @@ from lljax.experiment.config import ExperimentConfig
 from lljax.experiment.errors import RunFailed
 from lljax.experiment.evaluate import number
 from lljax.experiment.problem import Problem, build_problem, memory_strategy, policy_optimizer
-from lljax.experiment.results import POLICIES
+from lljax.experiment.results import load_results
 from lljax.experiment.workdir import Workdir, write_json, write_npy, write_npz
 from lljax.policy_optimizer import OuterLoop, OuterState
 
@@ -40,6 +40,7 @@ def run(config: ExperimentConfig, root: Path) -> None:
     workdir.claim(config)
     if workdir.report.exists():
         log(f"{root} holds this run already, finished. Its report: {workdir.report}")
+        _print_table(workdir)
         return
     start = time.monotonic()
     experiment = _Experiment(config, build_problem(config), workdir)
@@ -238,35 +239,16 @@ class _Experiment:
         with self.checkpoints() as checkpoints:
             kept = checkpoints.restore(best)
         policies = {"conventional": self.uniform, "optimized": kept.policy}
-        analyses = {
-            name: jax.tree.map(np.asarray, self.analyse(policy))
-            for name, policy in policies.items()
+        analyses = {name: self.analyse(policy) for name, policy in policies.items()}
+        path = {s: self.workdir.read_snapshot(s) for s in sorted(self.snapshot_steps) if s < best}
+        path[best] = evaluate.snapshot(analyses["optimized"], self.problem.vocab_size)
+        gaps = {
+            "conventional": self.metrics[0]["optimality_gap"],
+            "optimized": self.metrics[best]["optimality_gap"],
         }
-        path_steps = [*(s for s in sorted(self.snapshot_steps) if s < best), best]
-        path = [self.workdir.read_snapshot(step) for step in path_steps[:-1]]
-        path.append(evaluate.snapshot(analyses["optimized"], self.problem.vocab_size))
-        gaps = (self.metrics[0]["optimality_gap"], self.metrics[best]["optimality_gap"])
-        snapshots = (evaluate.snapshot(analyses[p], self.problem.vocab_size) for p in POLICIES)
-        law = {
-            policy: {
-                "similarity": number(seen["similarity"]),
-                "optimality_gap": gap,
-                "zero_weight_share_of_noncontributive": number(seen["zero_weight_share"]),
-                "redundant_share_of_contributive": number(
-                    np.nanmean(analyses[policy]["redundant"][:-1])
-                ),
-            }
-            for policy, gap, seen in zip(POLICIES, gaps, snapshots, strict=True)
-        }
-        curves = {p: {s: analyses[p][s] for s in evaluate.SETS} for p in POLICIES}
         policy = np.asarray(kept.policy, np.float32)
-        arrays = {f"{p}_{s}_losses": curves[p][s] for p in POLICIES for s in evaluate.SETS}
-        arrays |= {f"path_{key}": np.stack([part[key] for part in path]) for key in path[0]}
-        arrays |= {"path_outer_step": np.array(path_steps), "learned_edges": evaluate.LEARNED_EDGES}
-        arrays |= evaluate.heatmap(policy, analyses["optimized"]["contributive"])
-
         write_npy(self.workdir.policy, policy)
-        write_npz(self.workdir.analysis, arrays)
+        write_npz(self.workdir.analysis, evaluate.collect_arrays(analyses, policy, path))
         seconds = {
             "compile": self._compile_seconds(),
             "optimize": sum(line["seconds"] for line in self.metrics),
@@ -283,17 +265,22 @@ class _Experiment:
             "best_outer_step": best,
             "zero_weight_threshold": evaluate.ZERO_WEIGHT,
             "seconds": {key: round(value, 2) for key, value in seconds.items()},
-            **evaluate.summarise(curves, law, self.problem.vocab_size),
+            **evaluate.summarise(analyses, gaps, self.problem.vocab_size),
         }
         write_json(self.workdir.summary, summary)
-        path_to_report = report.render(self.workdir.root)
-        log(f"report: {path_to_report}")
-        print(report.summary_table(summary))
+        log(f"report: {report.render(self.workdir.root)}")
+        _print_table(self.workdir)
 
     def _compile_seconds(self) -> float:
         """What the first outer step took longer than the typical one."""
         seconds = [line["seconds"] for line in self.metrics[1:]]
         return max(0.0, seconds[0] - float(np.median(seconds))) if seconds else 0.0
+
+
+def _print_table(workdir: Workdir) -> None:
+    from lljax.experiment import report
+
+    print(report.summary_table(load_results(workdir.root).summary))
 
 
 _MEASURED = (
