@@ -50,8 +50,9 @@ class TrainingRun:
     def desired_gradient(self, params: Params, factor: jax.Array) -> Params:
         """factor * grad L(theta)."""
         count = self.desired.num_examples
-        weights = jnp.full(count, factor / count)
-        return weighted_gradient(self.loss_fn, params, self.desired, weights)[0]
+        weights = jnp.full(count, 1 / count, factor.dtype)
+        gradient, _ = weighted_gradient(self.loss_fn, params, self.desired, weights)
+        return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, gradient)
 
 
 class Trajectory(NamedTuple):
@@ -66,6 +67,17 @@ class Cotangent(NamedTuple):
 
     params: Params  # lambda, like theta
     opt_state: list[jax.Array]  # mu, one for each floating leaf of o
+
+
+def evaluate(run: TrainingRun, params: Params, policy: jax.Array) -> tuple[jax.Array, Params]:
+    """(L(theta_0) .. L(theta_T) [T+1], theta_T); keeps nothing for a backward sweep."""
+
+    def step(state, row):
+        after, _ = run.step(state, row)
+        return after, run.desired_loss(after.params)
+
+    end, losses = jax.lax.scan(step, run.init(params), policy)
+    return jnp.concatenate([run.desired_loss(params)[None], losses]), end.params
 
 
 def forward_sweep(
@@ -218,7 +230,7 @@ def _skip_dead(body):
         _, output = jax.eval_shape(body, carry, inputs)
 
         def dead(carry, _):
-            return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), output)
+            return carry, jax.tree.map(jnp.zeros_like, output)
 
         return jax.lax.cond(live, body, dead, carry, inputs)
 

@@ -38,6 +38,8 @@ def num_examples(batch: Batch, name: str) -> int:
 
 def check_policy_shape(policy: jax.Array, train: Batch) -> None:
     """ValueError unless `policy` is a floating [T, N] that fits the N examples of `train`."""
+    if not hasattr(policy, "dtype"):
+        raise ValueError(f"`policy` must be an array [T, N]; got a {type(policy).__name__}.")
     size = num_examples(train, "train")
     shape = np.shape(policy)
     if len(shape) != 2:
@@ -92,25 +94,30 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
 
     Adam divides by sqrt(v + eps_root). With eps_root = 0 the root's derivative is infinite at
     v = 0, and one parameter that receives no gradient (an unused embedding row) turns the whole
-    meta-gradient NaN. So the update is differentiated once, on a shrunken copy of `params`, at a
-    gradient whose first entry in every array is zero.
+    meta-gradient NaN. So the first update is differentiated once in the gradient, at a gradient
+    whose first entry in every array is zero and whose others are one. A whole array without
+    gradient, parameters at zero and later steps are not tried: trust ratios (LAMB) and unit-wise
+    clipping can still be without derivative there.
     """
     with jax.ensure_compile_time_eval():
-        # An array of one element keeps a non-zero gradient: a whole array without gradient is
-        # not what is tested here (normalising it may rightly have no derivative).
-        small = jax.tree.map(lambda p: jnp.ones([min(d, 2) for d in p.shape], p.dtype), params)
-        gradient = jax.tree.map(
-            lambda p: p if p.size == 1 else p.ravel().at[0].set(0).reshape(p.shape), small
-        )
-        opt_state = optimizer.init(small)
-        _, tangent = jax.jvp(
-            lambda g: optimizer.update(g, opt_state, small)[0], (gradient,), (small,)
-        )
-        finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tangent))
+        ones = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
+        # An array of one element keeps its gradient: normalising it may rightly have no
+        # derivative at zero.
+        gradient = jax.tree.map(lambda p: p if p.size <= 1 else p.at[(0,) * p.ndim].set(0), ones)
+        try:
+            opt_state = optimizer.init(ones)
+            _, tangent = jax.jvp(
+                lambda g: optimizer.update(g, opt_state, ones)[0], (gradient,), (ones,)
+            )
+            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tangent))
+        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+            return  # a traced learning rate, say: there is no number to look at
     if not finite:
         raise ValueError(
             "`optimizer` has no finite derivative where one entry of the gradient is zero, so a "
             "single parameter without gradient would turn the whole meta-gradient NaN. For "
             "optax.adam, adamw and their relatives pass a positive `eps_root`, e.g. "
-            "optax.adamw(learning_rate, eps_root=1e-16)."
+            "optax.adamw(learning_rate, eps_root=1e-16); muon calls it `adam_eps_root`, adafactor "
+            "needs a larger `eps`, e.g. 1e-20. If no entry can ever be exactly zero, "
+            "build_loss_auc(..., check_optimizer=False) skips this check."
         )

@@ -21,6 +21,7 @@ def build_loss_auc(
     *,
     memory: MemoryStrategy = StoreStates(),
     microbatch_size: int | None = None,
+    check_optimizer: bool = True,
 ) -> LossAuc:
     """The loss AUC of the training run that a policy induces, differentiable through the run.
 
@@ -48,14 +49,17 @@ def build_loss_auc(
       memory: which states are kept for the backward sweep (`StoreStates`, `RecomputeStates`).
       microbatch_size: examples handled at once inside a step; all of them when None. It bounds
         the memory of activations and changes nothing but rounding.
+      check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
+        entry is zero (Adam's eps_root = 0); see `checks.check_optimizer`.
 
     Returns:
       `loss_auc(policy, params, train, desired) -> (auc [], LossAucInfo)` with policy [T, N],
-      differentiable in `policy` and `params`. Cost in forward passes of an example, a step: 3
-      without gradient, 11 with it under `StoreStates`, 14 under `RecomputeStates`. It raises
-      ValueError at trace time when a shape or dtype does not fit, when the derivative with
-      respect to data is asked for, and when the optimiser's update cannot be differentiated
-      (Adam's eps_root = 0).
+      differentiable in `policy` and `params`, not in what `loss_fn` or `optimizer` close over
+      (JAX raises UnexpectedTracerError there: make it a leaf of `params`). Cost in forward passes
+      of an example, a step: 3 without gradient, 11 with it under `StoreStates`, 14 under
+      `RecomputeStates`. It raises ValueError at trace time when a shape or dtype does not fit,
+      when the derivative with respect to data is asked for, and when the optimiser's update
+      cannot be differentiated.
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
@@ -70,20 +74,20 @@ def build_loss_auc(
 
     @jax.custom_vjp
     def loss_curve(policy, params, train, desired):
-        # Without a gradient nothing is kept: the compiler drops the trajectory.
-        losses, end, _ = adjoint.forward_sweep(describe(train, desired), params, policy, 1)
-        return losses, end
+        return adjoint.evaluate(describe(train, desired), params, policy)
 
     def forward(policy, params, train, desired):
         for name, data in (("train", train), ("desired", desired)):
             if any(leaf.perturbed for leaf in jax.tree.leaves(data)):
                 raise ValueError(
                     f"the loss AUC is differentiable in `policy` and `params`; its derivative in "
-                    f"`{name}` was asked for. Wrap that in jax.lax.stop_gradient."
+                    f"`{name}` was asked for. If the data are computed from `params`, move "
+                    f"that into `loss_fn`; jax.lax.stop_gradient drops their derivative."
                 )
         values = custom_vjp_primal_tree_values((policy, params, train, desired))
         policy, params, train, desired = values
-        checks.check_optimizer(optimizer, params)
+        if check_optimizer:
+            checks.check_optimizer(optimizer, params)
         run = describe(train, desired)
         length = memory.segment_length(policy.shape[0])
         losses, end, kept = adjoint.forward_sweep(run, params, policy, length)

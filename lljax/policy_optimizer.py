@@ -58,7 +58,8 @@ def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> PolicyOptimizer
 
     def update(policy_grad, count, policy, scale=1.0):
         step_size = _at(learning_rate, count) * scale
-        return project_simplex(policy - step_size * policy_grad), count + 1
+        moved = (policy - step_size * policy_grad).astype(policy.dtype)
+        return project_simplex(moved), count + 1
 
     return PolicyOptimizer(lambda policy: jnp.zeros((), jnp.int32), update)
 
@@ -109,7 +110,7 @@ def exponentiated_gradient(
         if momentum:
             trace = direction = momentum * trace + direction
         logits = jnp.log(policy) - _at(learning_rate, count) * scale * direction
-        return jax.nn.softmax(logits, axis=1), (count + 1, trace)
+        return jax.nn.softmax(logits, axis=1).astype(policy.dtype), (count + 1, trace)
 
     def restart(state):
         count, trace = state

@@ -53,7 +53,9 @@ def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Ar
         return None, loss_fn(params, batch)
 
     _, losses = _scan_or_call(losses_of, None, examples.batch)
-    return jnp.mean(examples.join(losses))
+    # In 16 bits a mean is coarser than the gain of an outer step.
+    wide = jnp.promote_types(losses.dtype, jnp.float32)
+    return jnp.mean(examples.join(losses), dtype=wide)
 
 
 def weighted_gradient(

@@ -19,9 +19,13 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, template: OuterState):
-        """Opens or makes `folder`; `template` gives the shapes, dtypes and devices to restore."""
+        """Opens or makes `folder`; `template` gives the shapes and dtypes to restore."""
         self._folder = folder
-        self._template = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        # Without a device of its own orbax asks for the one that wrote the checkpoint.
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        self._template = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template
+        )
         keep = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(2),
@@ -74,5 +78,6 @@ class Checkpoints:
         except Exception as error:
             raise UserError(
                 f"the checkpoint of outer step {step} in {self._folder} cannot be read "
-                f"({type(error).__name__}: {error}). Start again in a new --workdir."
+                f"({type(error).__name__}: {error}). Remove {self._folder / str(step)} to go on "
+                f"from the checkpoint before it, or start again in a new --workdir."
             ) from error

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +157,7 @@ def load_config(path: Path) -> ExperimentConfig:
     if spec is None or spec.loader is None:
         raise UserError(f"CONFIG must be a Python file (*.py) with get_config(); got {path}.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses that the file defines look themselves up there
     try:
         spec.loader.exec_module(module)
         config = module.get_config()

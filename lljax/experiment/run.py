@@ -42,15 +42,19 @@ def run(config: ExperimentConfig, root: Path) -> None:
         log(f"{root} holds this run already, finished. Its report: {workdir.report}")
         _print_table(workdir)
         return
-    start = time.monotonic()
+    with workdir.lock():
+        _run(config, workdir)
+
+
+def _run(config: ExperimentConfig, workdir: Workdir) -> None:
     experiment = _Experiment(config, build_problem(config), workdir)
     log(
         f"{config.task}: T = {config.inner.num_steps} inner steps, N = "
         f"{experiment.problem.num_train} training examples, {config.outer.num_steps} outer steps "
-        f"on {device_name()}; files in {root}"
+        f"on {device_name()}; files in {workdir.root}"
     )
     experiment.optimize()
-    experiment.evaluate(start)
+    experiment.evaluate()
 
 
 def log(message: str) -> None:
@@ -162,8 +166,9 @@ class _Experiment:
             measured = {key: self.metrics[-1][key] for key in _MEASURED}
         else:
             measured = self._measure(curves)
-        aucs = [line["validation_auc"] for line in self.metrics]
-        best = curves is not None and measured["validation_auc"] < min(aucs, default=np.inf)
+        # A policy under which validation diverges is never the best.
+        aucs = [_or_infinite(line["validation_auc"]) for line in [*self.metrics, measured]]
+        best = curves is not None and aucs[-1] < min(aucs[:-1], default=np.inf)
         if step in self.snapshot_steps:
             self._save_snapshot(step, state.policy)
         gap = lljax.optimality_gap(state.policy, state.policy_grad).mean()
@@ -180,7 +185,7 @@ class _Experiment:
         }
         self.metrics.append(line)
         self.workdir.append_metrics(line)
-        checkpoints.save(step, state, measured["validation_auc"] if best else np.inf)
+        checkpoints.save(step, state, aucs[-1] if best else np.inf)
         self._log_step(line)
 
     def _measure(self, curves: evaluate.Analysis) -> Metrics:
@@ -201,12 +206,13 @@ class _Experiment:
         step, total = line["outer_step"], self.config.outer.num_steps
         recent = [earlier["seconds"] for earlier in self.metrics[1:][-10:]]
         left = tqdm.format_interval(np.mean(recent) * (total - step)) if recent else "--:--"
-        ratio = line["validation_acceleration_ratio"]
         note = "  kept" if line["best"] else "" if line["accepted"] else "  taken back"
         log(
-            f"outer {step:>{len(str(total))}}/{total}  AUC {line['auc']:.4f}  held-out AUC "
-            f"{line['validation_auc']:.4f} AR {'-' if ratio is None else f'{ratio:.2f}':>5}  gap "
-            f"{line['optimality_gap']:.1e}  step {line['step_size']:.2g}  left {left}{note}"
+            f"outer {step:>{len(str(total))}}/{total}  AUC {_cell(line['auc'], '.4f')}  held-out "
+            f"AUC {_cell(line['validation_auc'], '.4f')} AR "
+            f"{_cell(line['validation_acceleration_ratio'], '.2f'):>5}  gap "
+            f"{_cell(line['optimality_gap'], '.1e')}  step {line['step_size']:.2g}  left "
+            f"{left}{note}"
         )
 
     def _check_conventional(self) -> None:
@@ -231,7 +237,7 @@ class _Experiment:
         arrays = evaluate.snapshot(self.analyse(policy), self.problem.vocab_size)
         self.workdir.save_snapshot(step, arrays)
 
-    def evaluate(self, run_start: float) -> None:
+    def evaluate(self) -> None:
         """Measures the kept policy against the conventional one; writes every result and report."""
         from lljax.experiment import report  # matplotlib, jinja2: not needed before
 
@@ -249,11 +255,14 @@ class _Experiment:
         policy = np.asarray(kept.policy, np.float32)
         write_npy(self.workdir.policy, policy)
         write_npz(self.workdir.analysis, evaluate.collect_arrays(analyses, policy, path))
+        optimize = sum(line["seconds"] for line in self.metrics)
+        evaluation = time.monotonic() - started
         seconds = {
             "compile": self._compile_seconds(),
-            "optimize": sum(line["seconds"] for line in self.metrics),
-            "evaluate": time.monotonic() - started,
-            "total": time.monotonic() - run_start,
+            "optimize": optimize,
+            "evaluate": evaluation,
+            # Of all the sessions that a resumed run took.
+            "total": optimize + evaluation,
         }
         summary = {
             "task": self.config.task,
@@ -275,6 +284,14 @@ class _Experiment:
         """What the first outer step took longer than the typical one."""
         seconds = [line["seconds"] for line in self.metrics[1:]]
         return max(0.0, seconds[0] - float(np.median(seconds))) if seconds else 0.0
+
+
+def _or_infinite(value: float | None) -> float:
+    return np.inf if value is None else value
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _print_table(workdir: Workdir) -> None:

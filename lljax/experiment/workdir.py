@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from lljax.experiment.config import ExperimentConfig, config_to_dict
@@ -30,6 +31,22 @@ class Workdir:
         self.analysis = root / "analysis.npz"
         self.summary = root / "summary.json"
         self.report = root / "report.html"
+
+    def lock(self) -> filelock.BaseFileLock:
+        """Keeps a second process out of the folder; ends with the process, however it ends.
+
+        Raises:
+          UserError: another process has it.
+        """
+        lock = filelock.FileLock(self.root / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise UserError(
+                f"another process is running in --workdir {self.root}. Wait for it, or give this "
+                f"run a --workdir of its own."
+            ) from None
+        return lock
 
     def claim(self, config: ExperimentConfig) -> None:
         """Makes the folder this config's own, or recognises it as such.
@@ -107,7 +124,17 @@ class Workdir:
             file.write(_line(line))
 
     def restart(self) -> None:
-        """Drops what a run left that was killed before its first checkpoint was complete."""
+        """Drops what a run left that was killed before its first checkpoint was complete.
+
+        Raises:
+          UserError: the run was further than that, so its checkpoints have been lost.
+        """
+        # Saving step 1 waits for checkpoint 0, so a third line proves that there was one.
+        if self.metrics.exists() and len(self.metrics.read_bytes().splitlines()) > 2:
+            raise UserError(
+                f"{self.metrics} tells of a run whose checkpoints are missing from "
+                f"{self.checkpoints}. Put them back, or start again in a new --workdir."
+            )
         self.metrics.unlink(missing_ok=True)
         for folder in (self.snapshots, self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
