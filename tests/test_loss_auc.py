@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import jax.test_util
@@ -267,10 +268,15 @@ def test_optimizer_states_with_counts_keys_and_copies_of_the_parameters():
 
 
 def test_new_data_of_the_same_shape_are_not_compiled_again():
-    loss_auc = jax.jit(value_and_grads(lljax.build_loss_auc(logistic_loss, OPTIMIZERS["adamw"])))
-    loss_auc(*make_logistic(0))
-    loss_auc(*make_logistic(1))
-    assert loss_auc._cache_size() == 1
+    loss_auc = value_and_grads(lljax.build_loss_auc(logistic_loss, OPTIMIZERS["adamw"]))
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def traced_once(*problem):
+        return loss_auc(*problem)
+
+    first, second = (traced_once(*make_logistic(key))[0][0] for key in range(2))
+    assert first != second
 
 
 def test_states_are_all_that_is_stored():
@@ -358,6 +364,66 @@ def test_adam_without_eps_root_is_refused_with_the_cure(optimizer):
     assert jnp.isfinite(jax.jit(loss_auc)(*problem)[0])  # without a gradient nothing is wrong
     with pytest.raises(ValueError, match="eps_root=1e-16"):
         jax.jit(jax.grad(loss_auc, has_aux=True))(*problem)
+
+
+def test_the_check_of_the_optimizer_can_be_skipped():
+    """On a dense problem Adam's derivative exists, eps_root or not."""
+    problem, optimizer = make_logistic(), optax.adam(0.1)
+    loss_auc = lljax.build_loss_auc(logistic_loss, optimizer, check_optimizer=False)
+    expected = value_and_grads(functools.partial(plain_loss_auc, optimizer))(*problem)[1]
+    assert_close(value_and_grads(loss_auc)(*problem)[1], expected, 1e-9)
+
+
+def test_optimizers_made_of_traced_or_shaped_arrays():
+    """A learning rate that jit or vmap traces, and one for each coordinate."""
+    problem = make_logistic()
+
+    def gradient(rate):
+        loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(rate))
+        return jax.grad(loss_auc, has_aux=True)(*problem)[0]
+
+    both = jax.jit(jax.vmap(gradient))(jnp.array([0.1, 0.3]))
+    assert_close(both[1], gradient(0.3), 1e-12)
+
+    rates = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), problem.params)
+    by_coordinate = optax.stateless(
+        lambda gradient, _: jax.tree.map(lambda g, rate: -rate * g, gradient, rates)
+    )
+    loss_auc = lljax.build_loss_auc(logistic_loss, by_coordinate)
+    assert_close(jax.grad(loss_auc, has_aux=True)(*problem)[0], both[1], 1e-12)
+
+
+def test_an_empty_parameter_is_no_obstacle():
+    policy, params, train, desired = make_logistic()
+    loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))
+    grads, _ = jax.grad(loss_auc, has_aux=True)(
+        policy, {**params, "empty": jnp.zeros((0, 3))}, train, desired
+    )
+    assert_close(grads, jax.grad(loss_auc, has_aux=True)(policy, params, train, desired)[0], 1e-12)
+
+
+@pytest.mark.parametrize("memory", [lljax.StoreStates(), lljax.RecomputeStates()])
+def test_examples_spread_over_devices(memory):
+    """One device here; the sharded program is the same, and its gradient stays spread."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.NamedSharding(mesh, jax.P("data"))
+    policy, params, train, desired = make_logistic(dtype=jnp.float32)
+    loss_auc = jax.jit(
+        value_and_grads(lljax.build_loss_auc(logistic_loss, optax.sgd(0.1), memory=memory))
+    )
+    expected = loss_auc(policy, params, train, desired)[1]
+    placed = jax.tree.map(lambda leaf: jax.device_put(leaf, spread), (train, desired))
+    assert_close(loss_auc(policy, params, *placed)[1], expected, 1e-6)
+
+
+def test_16_bit_training_has_a_32_bit_curve():
+    policy, params, train, desired = make_logistic(dtype=jnp.float32)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, train, desired))
+    loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.3))
+    (auc, info), (policy_grad, _) = jax.jit(value_and_grads(loss_auc))(policy, *half)
+    assert auc.dtype == info.desired_losses.dtype == policy_grad.dtype == jnp.float32
+    exact = jax.jit(value_and_grads(loss_auc))(policy, params, train, desired)
+    assert_close(policy_grad, exact[1][0], 0.1)
 
 
 def test_the_cure_works_for_a_parameter_without_gradient():

@@ -22,14 +22,29 @@ def test_projection_equals_the_sorting_algorithm(size, scale):
     np.testing.assert_allclose(projected, expected, atol=1e-12 * max(1, scale))
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1, 1e3])
+@pytest.mark.parametrize("scale", [1e-4, 1, 1e3, 1e7, 1e12, 1e30])
 def test_projection_in_float32_is_a_distribution(scale):
     rows = scale * jax.random.normal(jax.random.key(1), (100, 4096), jnp.float32)
     projected = np.asarray(lljax.project_simplex(rows))
     assert projected.dtype == np.float32
     assert projected.min() >= 0
-    np.testing.assert_allclose(projected.sum(axis=1, dtype=np.float64), 1, atol=2e-4 * scale**0.25)
-    lljax.check_policy(projected)
+    np.testing.assert_allclose(projected.sum(axis=1, dtype=np.float64), 1, atol=2e-6)
+
+
+def test_projection_of_one_huge_entry():
+    row = jnp.full((4,), 0.25, jnp.float32)
+    for huge in (1e12, 1e38):
+        np.testing.assert_array_equal(lljax.project_simplex(row.at[2].set(huge)), [0, 0, 1, 0])
+        without = lljax.project_simplex(row.at[2].set(-huge))
+        np.testing.assert_allclose(without, [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_projection_in_16_bits_is_the_rounded_one(dtype):
+    rows = jax.random.normal(jax.random.key(4), (3, 70_000), jnp.float32).astype(dtype)
+    expected = lljax.project_simplex(rows.astype(jnp.float32)).astype(dtype)
+    np.testing.assert_array_equal(lljax.project_simplex(rows), expected)
+    lljax.check_policy(lljax.project_simplex(rows))
 
 
 def test_projection_leaves_a_distribution_alone_and_keeps_ties_equal():

@@ -254,6 +254,29 @@ def test_a_damaged_workdir_is_refused(finished, tmp_path, file, content, words):
     assert (workdir / file).read_text() == content
 
 
+def test_lost_checkpoints_do_not_cost_the_rest(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "lost")
+    (workdir / "report.html").unlink()
+    shutil.rmtree(workdir / "checkpoints")
+    before = (workdir / "metrics.jsonl").read_bytes()
+    result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL)
+    assert_refused(result, "checkpoints are missing")
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert list((workdir / "snapshots").iterdir())
+
+
+def test_two_processes_do_not_share_a_workdir(tmp_path):
+    arguments = ("run", CONFIG, "--workdir", tmp_path / "w", *SMALL, "--outer.num-steps", "2000")
+    with subprocess.Popen(
+        command(*arguments), stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        for printed in process.stderr:
+            if printed.startswith("outer"):
+                break
+        assert_refused(lljax_command(*arguments), "another process")
+        process.kill()
+
+
 def test_a_damaged_checkpoint_is_refused(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "damaged")
     (workdir / "report.html").unlink()
