@@ -43,6 +43,16 @@ class TrainingRun:
         gradient, _ = weighted_gradient(self.loss_fn, state.params, self.train, row)
         return apply_optimizer(self.optimizer, state, gradient), gradient
 
+    def step_and_loss(self, state: TrainState, row: jax.Array) -> tuple[TrainState, jax.Array]:
+        """(s_t, gamma_t) -> (s_{t+1}, L(theta_{t+1}))."""
+        after, _ = self.step(state, row)
+        return after, self.desired_loss(after.params)
+
+    def step_and_record(self, state: TrainState, row: jax.Array) -> tuple[TrainState, "Trajectory"]:
+        """(s_t, gamma_t) -> (s_{t+1}, what the backward sweep needs of step t)."""
+        after, gradient = self.step(state, row)
+        return after, Trajectory(state, gradient)
+
     def desired_loss(self, params: Params) -> jax.Array:
         """L(theta), the mean over the K desired examples (Eq. 2)."""
         return mean_loss(self.loss_fn, params, self.desired)
@@ -72,11 +82,7 @@ class Cotangent(NamedTuple):
 def evaluate(run: TrainingRun, params: Params, policy: jax.Array) -> tuple[jax.Array, Params]:
     """(L(theta_0) .. L(theta_T) [T+1], theta_T); keeps nothing for a backward sweep."""
 
-    def step(state, row):
-        after, _ = run.step(state, row)
-        return after, run.desired_loss(after.params)
-
-    end, losses = jax.lax.scan(step, run.init(params), policy)
+    end, losses = jax.lax.scan(run.step_and_loss, run.init(params), policy)
     return jnp.concatenate([run.desired_loss(params)[None], losses]), end.params
 
 
@@ -91,15 +97,11 @@ def forward_sweep(
     """
 
     def step(state, row):
-        after, gradient = run.step(state, row)
-        return after, (run.desired_loss(after.params), Trajectory(state, gradient))
+        after, record = run.step_and_record(state, row)
+        return after, (run.desired_loss(after.params), record)
 
     def segment(start, rows):
-        def loss_only(state, row):
-            after, (loss, _) = step(state, row)
-            return after, loss
-
-        end, losses = jax.lax.scan(_skip_dead(loss_only), start, rows)
+        end, losses = jax.lax.scan(_skip_dead(run.step_and_loss), start, rows)
         return end, (losses, start)
 
     start = run.init(params)
@@ -148,11 +150,7 @@ def backward_sweep(
     def recompute_segment(cotangent: Cotangent, inputs):
         start, ((rows, factors), live) = inputs
 
-        def forward_step(state, row):
-            after, gradient = run.step(state, row)
-            return after, Trajectory(state, gradient)
-
-        _, trajectory = jax.lax.scan(_skip_dead(forward_step), start, (rows, live))
+        _, trajectory = jax.lax.scan(_skip_dead(run.step_and_record), start, (rows, live))
         steps = ((trajectory, rows, factors), live)
         return jax.lax.scan(_skip_dead(step), cotangent, steps, reverse=True)
 
