@@ -124,8 +124,14 @@ def plain_value_and_grads(name):
     return jax.jit(value_and_grads(plain))(*make_logistic())
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        *((name, strategy) for name in ("sgd", "clipped") for strategy in STRATEGIES),
+        *((name, "recomputed") for name in ("momentum", "adamw")),
+        *((name, "stored") for name in ("momentum", "adamw")),
+    ],
+)
 def test_every_strategy_agrees_with_reverse_mode_through_a_scan(name, strategy):
     problem = make_logistic()
     (auc, (losses, end)), grads = plain_value_and_grads(name)
