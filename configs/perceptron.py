@@ -8,7 +8,8 @@ paper presumes. The policy is optimised by exponentiated gradient with momentum,
 the objective is the plain training loss, which keeps it from over-fitting the 512 desired examples.
 
 Cost: 2 minutes on 2 CPU cores, 1.4 GB of memory, 0.4 GB on disk.
-Expect: @@EXPECT@@
+Expect: over seeds 0 to 4 (minimum, median, maximum) an acceleration ratio of 5.8, 17, 42 on the
+test set and 38, 105, 143 on the desired set; `make seeds` repeats that.
 """
 
 from lljax.experiment.config import PerceptronConfig

@@ -127,8 +127,9 @@ def plain_value_and_grads(name):
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
-        *((name, strategy) for name in ("sgd", "clipped") for strategy in STRATEGIES),
-        *((name, "recomputed") for name in ("momentum", "adamw")),
+        *(("sgd", strategy) for strategy in STRATEGIES),
+        *(("clipped", strategy) for strategy in ("stored", "recomputed_microbatches")),
+        *((name, "recomputed") for name in ("momentum", "adamw", "clipped")),
         *((name, "stored") for name in ("momentum", "adamw")),
     ],
 )
