@@ -209,8 +209,7 @@ def build_outer_loop(
                 trial_auc=auc,
             )
 
-        # NaN compares false, so a trial that is not finite is rejected too.
-        return jax.lax.cond(auc < state.auc, take, reject)
+        return jax.lax.cond(jnp.isfinite(auc) & (auc < state.auc), take, reject)
 
     return OuterLoop(init, step)
 
