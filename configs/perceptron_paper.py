@@ -1,4 +1,4 @@
-"""The paper's linear classification as its text has it: no noise, projected gradient, 500 steps.
+r"""The paper's linear classification as its text has it: no noise, projected gradient, 500 steps.
 
     lljax run configs/perceptron_paper.py
 
@@ -8,8 +8,8 @@ Figure 4; but after some 45 outer steps the policy over-fits the 512 desired exa
 validation set keeps that step and the test AR is 1.03, not the paper's 5.50. What helps, still
 without noise: exponentiated gradient and a train share (test AR 5.1),
 
-    lljax run configs/perceptron_paper.py --outer.method exponentiated_gradient \\
-      --outer.learning-rate 0.1 --outer.momentum 0.8 --outer.grow 1.2 --outer.num-steps 60 \\
+    lljax run configs/perceptron_paper.py --outer.method exponentiated_gradient \
+      --outer.learning-rate 0.1 --outer.momentum 0.8 --outer.grow 1.2 --outer.num-steps 60 \
       --outer.train-share 0.6
 """
 
