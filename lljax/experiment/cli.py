@@ -84,7 +84,9 @@ def _run(arguments: Sequence[str]) -> None:
         """
         return config, workdir
 
-    config, workdir = tyro.cli(command, prog="lljax run", args=list(arguments))
+    # Named in the usage line, the config that the values shown belong to.
+    prog = f"lljax run {arguments[0]}" if named else "lljax run"
+    config, workdir = tyro.cli(command, prog=prog, args=list(arguments))
     from lljax.experiment.run import run  # loads JAX's whole surroundings: not for --help
 
     run(config, workdir)
