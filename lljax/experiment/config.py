@@ -9,10 +9,20 @@ import difflib
 import importlib.util
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lljax.experiment.errors import UserError
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under the dotted names of the command line's flags."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        is_tree = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{key}.") if is_tree else {f"{prefix}{key}": value}
+    return flat
 
 
 def _require(holds: bool, name: str, expected: str, value: Any) -> None:

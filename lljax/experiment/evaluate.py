@@ -195,9 +195,7 @@ def _scaling_law(analyses: dict[str, Analysis]) -> dict[str, Any]:
         laws = lljax.fit_scaling_laws([analyses[policy]["test"] for policy in POLICIES])
     except ValueError:
         # A test curve that rises follows no power law; the report says so.
-        laws = None
-    if laws is None:
-        return dict.fromkeys(POLICIES) | {"improvement": None}
+        return dict.fromkeys((*POLICIES, "improvement"))
     improvement = lljax.scaling_law_improvement(*laws)
     fits = {policy: law._asdict() for policy, law in zip(POLICIES, laws, strict=True)}
     return fits | {"improvement": improvement._asdict()}

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import lljax
+from lljax.checks import num_examples
 from lljax.data.teacher_student import LabelledInputs, make_teacher_student
 from lljax.experiment.config import (
     ExperimentConfig,
@@ -49,7 +50,7 @@ class Problem:
 
     @property
     def num_train(self) -> int:
-        return jax.tree.leaves(self.train)[0].shape[0]
+        return num_examples(self.train, "train")
 
 
 def build_problem(config: ExperimentConfig) -> Problem:
@@ -133,7 +134,8 @@ def _inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
 def _with_train_share(desired: Batch, train: Batch, share: float) -> Batch:
     if share == 0:
         return desired
-    count_desired, count_train = (jax.tree.leaves(batch)[0].shape[0] for batch in (desired, train))
+    count_desired = num_examples(desired, "desired")
+    count_train = num_examples(train, "train")
     total = count_desired + count_train
     weights = [
         jnp.full(count_desired, (1 - share) * total / count_desired),

@@ -9,6 +9,7 @@ import jinja2
 
 from lljax.experiment import captions, figures
 from lljax.experiment.captions import acceleration, is_number, number
+from lljax.experiment.config import flatten
 from lljax.experiment.errors import UserError
 from lljax.experiment.results import POLICIES, SETS, Results, load_results
 from lljax.experiment.workdir import write_atomically
@@ -170,16 +171,11 @@ def _facts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
         for key, value in (summary["seconds"] or {}).items()
     ]
     return [
-        ("Configuration", list(_flatten(results.config))),
-        ("Versions", list(_flatten(summary["versions"] or {}))),
+        ("Configuration", _settings(results.config)),
+        ("Versions", _settings(summary["versions"] or {})),
         ("Device and time", [("device", str(summary["device"])), *seconds]),
     ]
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings under the dotted names of the command line's flags."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", "none" if value is None else str(value)
+def _settings(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, "none" if value is None else str(value)) for key, value in flatten(tree).items()]

@@ -1,5 +1,6 @@
 """The files of a run: who owns the folder, what is in it, and how it is written without harm."""
 
+import io
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from lljax.experiment.config import ExperimentConfig, config_to_dict
+from lljax.experiment.config import ExperimentConfig, config_to_dict, flatten
 from lljax.experiment.errors import UserError
 
 
@@ -69,11 +70,11 @@ class Workdir:
             except OSError as error:
                 raise UserError(f"--workdir {self.root} cannot be written: {error}.") from error
             return
-        there = self._read_config()
+        there, here = flatten(self._read_config()), flatten(wanted)
         differences = [
-            f"{key} is {_get(there, key)} there and {_get(wanted, key)} here"
-            for key in sorted({*_keys(there), *_keys(wanted)})
-            if _get(there, key) != _get(wanted, key)
+            f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here"
+            for key in sorted({*there, *here})
+            if there.get(key, "absent") != here.get(key, "absent")
         ]
         if differences:
             raise UserError(
@@ -173,32 +174,16 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with tempfile.SpooledTemporaryFile() as buffer:
-        np.savez(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-        buffer.seek(0)
-        write_atomically(path, buffer.read())
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, buffer.getvalue())
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
-    with tempfile.SpooledTemporaryFile() as buffer:
-        np.save(buffer, array, allow_pickle=False)  # type: ignore[arg-type]
-        buffer.seek(0)
-        write_atomically(path, buffer.read())
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
 
 
 def _line(metrics: dict[str, Any]) -> str:
     return json.dumps(metrics, allow_nan=False) + "\n"
-
-
-def _keys(tree: dict[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in tree.items():
-        inner = _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-        keys.extend(inner)
-    return keys
-
-
-def _get(tree: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        tree = tree.get(key, "absent") if isinstance(tree, dict) else "absent"
-    return tree
