@@ -10,7 +10,7 @@ from lljax.learning_law import (
     zero_weight_share,
 )
 from lljax.loss_auc import build_loss_auc
-from lljax.memory import RecomputeStates, StoreStates
+from lljax.memory import OffloadStates, RecomputeStates, StoreStates, recompute_within
 from lljax.policy import (
     check_policy,
     effective_sample_size,
@@ -34,23 +34,28 @@ from lljax.scaling_law import (
     fit_scaling_laws,
     scaling_law_improvement,
 )
+from lljax.segments import ForwardSegment, Segments, build_segments
 from lljax.types import LossAucInfo
 from lljax.unroll import unroll
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ForwardSegment",
     "LossAucInfo",
+    "OffloadStates",
     "OptimizedPolicy",
     "OuterLoop",
     "OuterState",
     "PolicyOptimizer",
     "RecomputeStates",
     "ScalingLaw",
+    "Segments",
     "StoreStates",
     "acceleration_ratio",
     "build_loss_auc",
     "build_outer_loop",
+    "build_segments",
     "check_policy",
     "compression_ratio",
     "contribution_similarity",
@@ -65,6 +70,7 @@ __all__ = [
     "optimize_policy",
     "project_simplex",
     "projected_gradient",
+    "recompute_within",
     "redundant_share",
     "scaling_law_improvement",
     "uniform_policy",

@@ -16,14 +16,31 @@ with c_t the cotangent of L(theta_t). No per-example gradient is materialised.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from lljax.memory import MemoryStrategy
 from lljax.train_step import MicroBatches, apply_optimizer, mean_loss, weighted_gradient
 from lljax.types import LossFn, Params, TrainState
+
+
+class Record(NamedTuple):
+    """What the backward sweep needs of a step."""
+
+    state: TrainState  # s_t
+    gradient: Params | None  # g_t; None where Phi is linear in it
+
+
+class Cotangent(NamedTuple):
+    """The cotangent of a state."""
+
+    params: Params  # lambda, like theta
+    opt_state: list[jax.Array]  # mu, one for each floating leaf of o
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +60,25 @@ class TrainingRun:
         gradient, _ = weighted_gradient(self.loss_fn, state.params, self.train, row)
         return apply_optimizer(self.optimizer, state, gradient), gradient
 
-    def step_and_loss(self, state: TrainState, row: jax.Array) -> tuple[TrainState, jax.Array]:
-        """(s_t, gamma_t) -> (s_{t+1}, L(theta_{t+1}))."""
-        after, _ = self.step(state, row)
-        return after, self.desired_loss(after.params)
-
-    def step_and_record(self, state: TrainState, row: jax.Array) -> tuple[TrainState, "Trajectory"]:
-        """(s_t, gamma_t) -> (s_{t+1}, what the backward sweep needs of step t)."""
+    def step_and_record(self, state: TrainState, row: jax.Array) -> tuple[TrainState, Record]:
+        """(s_t, gamma_t) -> (s_{t+1}, the record of step t)."""
         after, gradient = self.step(state, row)
-        return after, Trajectory(state, gradient)
+        kept = gradient if needs_gradient(self.optimizer, state.params) else None
+        return after, Record(state, kept)
+
+    def step_back(
+        self, cotangent: Cotangent, record: Record, row: jax.Array, factor: jax.Array
+    ) -> tuple[Cotangent, jax.Array]:
+        """(lambda, mu)_{t+1} -> ((lambda, mu)_t, dJ/dgamma_t [N]); `factor` is c_t."""
+        through_update, direction = _pull_back_update(self.optimizer, record, cotangent)
+        theta = record.state.params
+
+        def gradient_and_losses(theta):
+            return weighted_gradient(self.loss_fn, theta, self.train, row)
+
+        _, (curvature, slopes) = jax.jvp(gradient_and_losses, (theta,), (direction,))
+        adjoint = _add(through_update.params, curvature, self.desired_gradient(theta, factor))
+        return Cotangent(adjoint, through_update.opt_state), slopes.astype(row.dtype)
 
     def desired_loss(self, params: Params) -> jax.Array:
         """L(theta), the mean over the K desired examples (Eq. 2)."""
@@ -64,115 +91,173 @@ class TrainingRun:
         gradient, _ = weighted_gradient(self.loss_fn, params, self.desired, weights)
         return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, gradient)
 
+    def last_cotangent(self, end: TrainState, factor: jax.Array) -> Cotangent:
+        """The cotangent of s_T where only L(theta_T) counts, with `factor` = c_T."""
+        zeros = [jnp.zeros_like(leaf) for leaf in _floating(end.opt_state)]
+        return Cotangent(self.desired_gradient(end.params, factor), zeros)
 
-class Trajectory(NamedTuple):
-    """The steps of a stretch of the run, stacked along their first axis."""
-
-    states: TrainState  # s_t
-    gradients: Params  # g_t; dropped by the compiler where Phi is linear in it
-
-
-class Cotangent(NamedTuple):
-    """The cotangent of a state."""
-
-    params: Params  # lambda, like theta
-    opt_state: list[jax.Array]  # mu, one for each floating leaf of o
+    def first_cotangent(self, params: Params, cotangent: Cotangent) -> Params:
+        """The cotangent of theta_0, from which o_0 is made too, from that of s_0."""
+        _, pull_back = jax.vjp(lambda p: _floating(self.optimizer.init(p)), params)
+        return _add(cotangent.params, *pull_back(cotangent.opt_state))
 
 
 def evaluate(run: TrainingRun, params: Params, policy: jax.Array) -> tuple[jax.Array, Params]:
     """(L(theta_0) .. L(theta_T) [T+1], theta_T); keeps nothing for a backward sweep."""
 
-    end, losses = jax.lax.scan(run.step_and_loss, run.init(params), policy)
+    def step(state, row):
+        after, _ = run.step(state, row)
+        return after, run.desired_loss(after.params)
+
+    end, losses = jax.lax.scan(step, run.init(params), policy)
     return jnp.concatenate([run.desired_loss(params)[None], losses]), end.params
 
 
 def forward_sweep(
-    run: TrainingRun, params: Params, policy: jax.Array, segment_length: int
-) -> tuple[jax.Array, Params, Trajectory | TrainState]:
-    """Runs T steps and keeps what the backward sweep starts from.
+    run: TrainingRun,
+    start: TrainState,
+    policy: jax.Array,
+    memory: MemoryStrategy,
+    observe: Callable[[Params], Any],
+) -> tuple[TrainState, Any, Any]:
+    """Runs the T steps of a policy from a state.
 
     Returns:
-      (L(theta_0) .. L(theta_T) [T+1], theta_T, kept): for a segment length of 1 the trajectory of
-      all steps, else the states in which the segments start, with a leading axis [k].
+      (s_T; what `observe` sees at theta_1 .. theta_T, with a leading axis [T]; what the backward
+      sweep starts from: the records of all steps [T], or the first states of the segments [b_1]).
     """
+    counts = memory.split(policy.shape[0])
 
     def step(state, row):
+        after, _ = run.step(state, row)
+        return after, observe(after.params)
+
+    def step_and_keep(state, row):
         after, record = run.step_and_record(state, row)
-        return after, (run.desired_loss(after.params), record)
+        return after, (observe(after.params), memory.keep(record))
 
-    def segment(start, rows):
-        end, losses = jax.lax.scan(_skip_dead(run.step_and_loss), start, rows)
-        return end, (losses, start)
-
-    start = run.init(params)
-    kept: Trajectory | TrainState
-    if segment_length == 1:
-        end, (losses, kept) = jax.lax.scan(step, start, policy)
+    steps = _nest(policy, counts)
+    if len(counts) == 1:
+        end, (seen, kept) = _scan(step_and_keep, start, steps)
     else:
-        end, (losses, kept) = jax.lax.scan(segment, start, _cut(policy, segment_length))
-        losses = _join(losses, policy.shape[0])
-    return jnp.concatenate([run.desired_loss(params)[None], losses]), end.params, kept
+        end, (seen, kept) = _advance_and_keep(step, start, steps, len(counts))
+    return end, _flatten(seen, counts, policy.shape[0]), kept
 
 
 def backward_sweep(
     run: TrainingRun,
-    kept: Trajectory | TrainState,
+    cotangent: Cotangent,
+    kept: Any,
     policy: jax.Array,
-    params: tuple[Params, Params],
-    loss_cotangents: jax.Array,
-    params_cotangent: Params,
-    segment_length: int,
-) -> tuple[jax.Array, Params]:
-    """The cotangents of the policy [T, N] and of theta_0, from those of the run's outputs.
+    factors: jax.Array,
+    memory: MemoryStrategy,
+) -> tuple[Cotangent, jax.Array]:
+    """The cotangents of s_0 and of the policy [T, N].
 
     Args:
       run: the run.
-      kept: what `forward_sweep` kept.
+      cotangent: that of s_T, with the part that goes through L(theta_T).
+      kept: what the forward sweep kept.
       policy: gamma [T, N].
-      params: (theta_0, theta_T).
-      loss_cotangents: c [T+1].
-      params_cotangent: the cotangent of theta_T, beside the part that goes through L(theta_T).
-      segment_length: as in the forward sweep.
+      factors: c_0 .. c_{T-1} [T], the cotangents of the losses before each step.
+      memory: as in the forward sweep.
     """
+    counts = memory.split(policy.shape[0])
 
-    def step(cotangent: Cotangent, inputs):
-        trajectory, row, factor = inputs
-        through_update, direction = _pull_back_update(run.optimizer, trajectory, cotangent)
-        theta = trajectory.states.params
+    def step_back(cotangent, inputs):
+        record, row, factor = inputs
+        return run.step_back(cotangent, memory.fetch(record), row, factor)
 
-        def gradient_and_losses(theta):
-            return weighted_gradient(run.loss_fn, theta, run.train, row)
+    def step_alone(state, inputs):
+        return run.step(state, inputs[0])[0], None
 
-        _, (curvature, slopes) = jax.jvp(gradient_and_losses, (theta,), (direction,))
-        adjoint = _add(through_update.params, curvature, run.desired_gradient(theta, factor))
-        return Cotangent(adjoint, through_update.opt_state), slopes.astype(policy.dtype)
+    def step_and_record(state, inputs):
+        return run.step_and_record(state, inputs[0])
 
-    def recompute_segment(cotangent: Cotangent, inputs):
-        start, ((rows, factors), live) = inputs
+    def sweep(cotangent, kept, steps, depth):
+        if depth == 1:
+            with_records = steps._replace(inputs=(kept, *steps.inputs))
+            return _scan(step_back, cotangent, with_records, reverse=True)
 
-        _, trajectory = jax.lax.scan(_skip_dead(run.step_and_record), start, (rows, live))
-        steps = ((trajectory, rows, factors), live)
-        return jax.lax.scan(_skip_dead(step), cotangent, steps, reverse=True)
+        def segment(cotangent, start_and_steps):
+            start, steps = start_and_steps
+            if depth == 2:
+                _, kept = _scan(step_and_record, start, steps)
+            else:
+                _, (_, kept) = _advance_and_keep(step_alone, start, steps, depth - 1)
+            return sweep(cotangent, kept, steps, depth - 1)
 
-    first, last = params
-    end = _add(params_cotangent, run.desired_gradient(last, loss_cotangents[-1]))
-    opt_leaves, pull_back_init = jax.vjp(lambda p: _floating(run.optimizer.init(p)), first)
-    cotangent = Cotangent(end, [jnp.zeros_like(leaf) for leaf in opt_leaves])
-    inputs = (policy, loss_cotangents[:-1])
-    if segment_length == 1:
-        cotangent, slopes = jax.lax.scan(step, cotangent, (kept, *inputs), reverse=True)
-    else:
-        segments = (kept, _cut(inputs, segment_length))
-        cotangent, slopes = jax.lax.scan(recompute_segment, cotangent, segments, reverse=True)
-        slopes = _join(slopes, policy.shape[0])
-    return slopes, _add(cotangent.params, *pull_back_init(cotangent.opt_state))
+        return jax.lax.scan(segment, cotangent, (kept, steps), reverse=True)
+
+    steps = _nest((policy, factors), counts)
+    cotangent, slopes = sweep(cotangent, kept, steps, len(counts))
+    return cotangent, _flatten(slopes, counts, policy.shape[0])
+
+
+class _Steps(NamedTuple):
+    """The inputs of steps, cut into a tree: leaves [b_1, .., b_d, ...]."""
+
+    inputs: Any
+    live: jax.Array | None  # [b_1, .., b_d]; None where the tree has no idle places
+
+
+def _nest(inputs: Any, counts: tuple[int, ...]) -> _Steps:
+    num_steps, places = jax.tree.leaves(inputs)[0].shape[0], math.prod(counts)
+
+    def nest(leaf):
+        if places > num_steps:
+            leaf = jnp.pad(leaf, [(0, places - num_steps)] + [(0, 0)] * (leaf.ndim - 1))
+        return leaf.reshape(*counts, *leaf.shape[1:])
+
+    live = nest(jnp.ones(num_steps, bool)) if places > num_steps else None
+    return _Steps(jax.tree.map(nest, inputs), live)
+
+
+def _flatten(tree: Any, counts: tuple[int, ...], num_steps: int) -> Any:
+    """The reverse of `_nest`, for what its steps gave."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(counts) :])[:num_steps], tree)
+
+
+def _scan(body, carry, steps: _Steps, reverse: bool = False):
+    """`lax.scan` over a segment of single steps; in idle places nothing happens."""
+
+    def guarded(carry, step):
+        if step.live is None:
+            return body(carry, step.inputs)
+        _, output = jax.eval_shape(body, carry, step.inputs)
+
+        def idle(carry, _):
+            return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), output)
+
+        return jax.lax.cond(step.live, body, idle, carry, step.inputs)
+
+    return jax.lax.scan(guarded, carry, steps, reverse=reverse)
+
+
+def _advance(body, state, steps: _Steps, depth: int):
+    """All steps of a tree of the given depth."""
+    if depth == 1:
+        return _scan(body, state, steps)
+    return jax.lax.scan(lambda s, segment: _advance(body, s, segment, depth - 1), state, steps)
+
+
+def _advance_and_keep(body, state, steps: _Steps, depth: int):
+    """As `_advance`; beside the outputs the states in which the top segments start, [b_1]."""
+
+    def segment(start, steps):
+        end, outputs = _advance(body, start, steps, depth - 1)
+        return end, (outputs, start)
+
+    return jax.lax.scan(segment, state, steps)
 
 
 def _pull_back_update(
-    optimizer: optax.GradientTransformation, trajectory: Trajectory, cotangent: Cotangent
+    optimizer: optax.GradientTransformation, record: Record, cotangent: Cotangent
 ) -> tuple[Cotangent, Params]:
     """Pulls (lambda_{t+1}, mu_{t+1}) back through Phi, to (theta_t, o_t) and to g_t."""
-    state, gradient = trajectory
+    state, gradient = record
+    if gradient is None:
+        gradient = jax.tree.map(jnp.zeros_like, state.params)
 
     def update(params, floating, gradient):
         opt_state = _with_floating(state.opt_state, floating)
@@ -182,6 +267,23 @@ def _pull_back_update(
     _, pull_back = jax.vjp(update, state.params, _floating(state.opt_state), gradient)
     params, opt_state, direction = pull_back(cotangent)
     return Cotangent(params, opt_state), direction
+
+
+def needs_gradient(optimizer: optax.GradientTransformation, params: Params) -> bool:
+    """Whether Phi's pull-back depends on g_t; not where Phi is linear in it, as in plain SGD."""
+    state = jax.eval_shape(lambda p: TrainState(p, optimizer.init(p)), params)
+    cotangent = jax.eval_shape(lambda s: Cotangent(s.params, _floating(s.opt_state)), state)
+
+    def pull_back(gradient, state, cotangent):
+        return _pull_back_update(optimizer, Record(state, gradient), cotangent)
+
+    jaxpr = jax.make_jaxpr(pull_back)(state.params, state, cotangent).jaxpr
+    used = {id(variable) for variable in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
+        if used & {id(variable) for variable in equation.outvars}:
+            used |= {id(variable) for variable in equation.invars}
+    count = len(jax.tree.leaves(params))
+    return any(id(variable) in used for variable in jaxpr.invars[:count])
 
 
 def _is_floating(leaf: Any) -> bool:
@@ -201,35 +303,3 @@ def _with_floating(opt_state: Any, floating: list[jax.Array]) -> Any:
 
 def _add(*trees: Params) -> Params:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
-
-
-def _cut(steps: Any, length: int) -> tuple[Any, jax.Array]:
-    """[T, ...] -> ([k, m, ...], live [k, m]): k segments, the last one filled with dead steps."""
-    num_steps = jax.tree.leaves(steps)[0].shape[0]
-    filling = -num_steps % length
-
-    def cut(leaf):
-        padded = jnp.pad(leaf, [(0, filling)] + [(0, 0)] * (leaf.ndim - 1))
-        return padded.reshape(-1, length, *leaf.shape[1:])
-
-    return jax.tree.map(cut, steps), cut(jnp.ones(num_steps, bool))
-
-
-def _join(segments: jax.Array, num_steps: int) -> jax.Array:
-    """[k, m, ...] -> [T, ...]."""
-    return segments.reshape(-1, *segments.shape[2:])[:num_steps]
-
-
-def _skip_dead(body):
-    """A scan body over (inputs, live) that leaves the carry alone where the step is dead."""
-
-    def skipping(carry, inputs_and_live):
-        inputs, live = inputs_and_live
-        _, output = jax.eval_shape(body, carry, inputs)
-
-        def dead(carry, _):
-            return carry, jax.tree.map(jnp.zeros_like, output)
-
-        return jax.lax.cond(live, body, dead, carry, inputs)
-
-    return skipping

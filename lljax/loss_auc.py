@@ -89,25 +89,25 @@ def build_loss_auc(
         if check_optimizer:
             checks.check_optimizer(optimizer, params)
         run = describe(train, desired)
-        length = memory.segment_length(policy.shape[0])
-        losses, end, kept = adjoint.forward_sweep(run, params, policy, length)
-        return (losses, end), (values, end, kept)
+        start = run.init(params)
+        end, losses, kept = adjoint.forward_sweep(run, start, policy, memory, run.desired_loss)
+        losses = jnp.concatenate([run.desired_loss(params)[None], losses])
+        return (losses, end.params), (values, end, kept)
 
     def backward(residuals, cotangents):
         (policy, params, train, desired), end, kept = residuals
         losses_cotangent, end_cotangent = jax.tree.map(
             _instantiate, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)
         )
-        policy_cotangent, params_cotangent = adjoint.backward_sweep(
-            describe(train, desired),
-            kept,
-            policy,
-            (params, end),
-            losses_cotangent,
-            end_cotangent,
-            memory.segment_length(policy.shape[0]),
+        run = describe(train, desired)
+        cotangent = run.last_cotangent(end, losses_cotangent[-1])
+        cotangent = cotangent._replace(
+            params=jax.tree.map(jnp.add, cotangent.params, end_cotangent)
         )
-        return policy_cotangent, params_cotangent, None, None
+        cotangent, slopes = adjoint.backward_sweep(
+            run, cotangent, kept, policy, losses_cotangent[:-1], memory
+        )
+        return slopes, run.first_cotangent(params, cotangent), None, None
 
     loss_curve.defvjp(forward, backward, symbolic_zeros=True)
 

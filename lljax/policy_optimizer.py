@@ -137,10 +137,18 @@ class OuterState(NamedTuple):
 
 
 class OuterLoop(NamedTuple):
-    """The two pure functions of a policy optimisation, for a loop of one's own."""
+    """The pure functions of a policy optimisation, for a loop of one's own.
+
+    `init` and `step` are whole outer steps. A step in parts, where the meta-gradient comes from
+    elsewhere (`lljax.build_segments`), is `propose`, then `take` or `reject`.
+    """
 
     init: Callable[[jax.Array, Params, Batch, Batch], OuterState]
     step: Callable[[OuterState, Params, Batch, Batch], OuterState]
+    begin: Callable[[jax.Array, jax.Array, jax.Array], OuterState]  # policy, AUC, its gradient
+    propose: Callable[[OuterState], jax.Array]  # the trial policy [T, N]
+    take: Callable[[OuterState, jax.Array, jax.Array], OuterState]  # trial's AUC, its gradient
+    reject: Callable[[OuterState, jax.Array], OuterState]  # trial's AUC
 
 
 def build_outer_loop(
@@ -159,9 +167,10 @@ def build_outer_loop(
       shrink: in (0, 1).
 
     Returns:
-      `init(policy, params, train, desired) -> OuterState` and
-      `step(state, params, train, desired) -> OuterState`. Cost: a meta-gradient each; a rejected
+      OuterLoop. `init(policy, params, train, desired) -> OuterState` and
+      `step(state, params, train, desired) -> OuterState` cost a meta-gradient each; a rejected
       step costs only the forward sweep of one (not under vmap, where `lax.cond` runs both sides).
+      The other functions cost O(T N); `take` rejects a trial that is not better after all.
     """
     if not isinstance(optimizer, PolicyOptimizer):
         raise ValueError(
@@ -172,46 +181,60 @@ def build_outer_loop(
     if grow < 1 or not 0 < shrink < 1:
         raise ValueError(f"`grow` must be >= 1 and `shrink` in (0, 1); got {grow} and {shrink}.")
 
+    def begin(policy, auc, policy_grad):
+        one, zero = jnp.ones((), policy.dtype), jnp.zeros((), jnp.int32)
+        return OuterState(policy, auc, policy_grad, optimizer.init(policy), one, zero, auc)
+
+    def update(state):
+        return optimizer.update(state.policy_grad, state.optimizer_state, state.policy, state.scale)
+
+    def reject(state, auc):
+        rejections = state.rejections + 1
+        # Not at the first one: momentum that overshoots is worth more than none.
+        stuck = rejections % RESTART_AFTER == 0
+        fresh = optimizer.restart(state.optimizer_state)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(stuck, new, old), fresh, state.optimizer_state
+        )
+        return state._replace(
+            optimizer_state=kept,
+            scale=state.scale * shrink,
+            rejections=rejections,
+            trial_auc=auc,
+        )
+
+    def take(state, auc, policy_grad):
+        trial, optimizer_state = update(state)
+        zero = jnp.zeros_like(state.rejections)
+        taken = OuterState(trial, auc, policy_grad, optimizer_state, state.scale * grow, zero, auc)
+        good = is_better(state, auc) & jnp.isfinite(policy_grad).all()
+        rejected = reject(state, auc)
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, rejected)
+
     def init(policy, params, train, desired):
         (auc, _), policy_grad = jax.value_and_grad(loss_auc, has_aux=True)(
             policy, params, train, desired
         )
-        one, zero = jnp.ones((), policy.dtype), jnp.zeros((), jnp.int32)
-        return OuterState(policy, auc, policy_grad, optimizer.init(policy), one, zero, auc)
+        return begin(policy, auc, policy_grad)
 
     def step(state, params, train, desired):
-        trial, optimizer_state = optimizer.update(
-            state.policy_grad, state.optimizer_state, state.policy, state.scale
-        )
+        trial, _ = update(state)
         auc, pull_back, _ = jax.vjp(
             lambda policy: loss_auc(policy, params, train, desired), trial, has_aux=True
         )
 
-        def take():
+        def take_it():
             (policy_grad,) = pull_back(jnp.ones_like(auc))
-            scale, zero = state.scale * grow, jnp.zeros_like(state.rejections)
-            taken = OuterState(trial, auc, policy_grad, optimizer_state, scale, zero, auc)
-            finite = jnp.isfinite(policy_grad).all()
-            return jax.tree.map(lambda new, old: jnp.where(finite, new, old), taken, reject())
+            return take(state, auc, policy_grad)
 
-        def reject():
-            rejections = state.rejections + 1
-            # Not at the first one: momentum that overshoots is worth more than none.
-            stuck = rejections % RESTART_AFTER == 0
-            fresh = optimizer.restart(state.optimizer_state)
-            kept = jax.tree.map(
-                lambda new, old: jnp.where(stuck, new, old), fresh, state.optimizer_state
-            )
-            return state._replace(
-                optimizer_state=kept,
-                scale=state.scale * shrink,
-                rejections=rejections,
-                trial_auc=auc,
-            )
+        return jax.lax.cond(is_better(state, auc), take_it, lambda: reject(state, auc))
 
-        return jax.lax.cond(jnp.isfinite(auc) & (auc < state.auc), take, reject)
+    return OuterLoop(init, step, begin, lambda state: update(state)[0], take, reject)
 
-    return OuterLoop(init, step)
+
+def is_better(state: OuterState, auc: jax.Array) -> jax.Array:
+    """[] bool: whether a trial's AUC is finite and below that of the best policy so far."""
+    return jnp.isfinite(auc) & (auc < state.auc)
 
 
 class OptimizedPolicy(NamedTuple):

@@ -46,16 +46,22 @@ def split_microbatches(batch: Batch, size: int | None) -> MicroBatches:
     return MicroBatches(jax.tree.map(cut, batch), num_examples)
 
 
-def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Array:
-    """L(theta), the mean loss of the examples (Eq. 2). Cost: one forward pass."""
+def example_losses(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Array:
+    """The loss of every example, [B]. Cost: one forward pass."""
 
     def losses_of(_, batch):
         return None, loss_fn(params, batch)
 
     _, losses = _scan_or_call(losses_of, None, examples.batch)
+    return examples.join(losses)
+
+
+def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Array:
+    """L(theta), the mean loss of the examples (Eq. 2). Cost: one forward pass."""
+    losses = example_losses(loss_fn, params, examples)
     # In 16 bits a mean is coarser than the gain of an outer step.
     wide = jnp.promote_types(losses.dtype, jnp.float32)
-    return jnp.mean(examples.join(losses), dtype=wide)
+    return jnp.mean(losses, dtype=wide)
 
 
 def weighted_gradient(

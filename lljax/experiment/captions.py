@@ -3,12 +3,13 @@
 A sentence says what this run shows; where an effect is absent or contrary, it says that.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from lljax.experiment.results import POLICIES, SETS, Results
+from lljax.scaling_law import ScalingLaw, ScalingLawImprovement, scaling_law_improvement
 
 
 def number(value: float | None) -> str:
@@ -17,7 +18,7 @@ def number(value: float | None) -> str:
     >>> number(3.03), number(1234567.8), number(2000), number(None), number(float("nan"))
     ('3.030', '1.235e+06', '2000', '-', '-')
     """
-    if value is None or not is_number(value):
+    if not is_number(value):
         return "-"
     if float(value).is_integer() and abs(value) < 1e6:
         return str(int(value))
@@ -33,37 +34,49 @@ def acceleration(value: float | None, times: str = "×") -> str:  # noqa: RUF001
     return f"{value:.2f}{times}" if is_number(value) else "never reached"
 
 
-def percent(share: float | np.floating) -> str:
+def percent(share: float | np.floating | None) -> str:
     r"""A share in per cent, with the digits that it deserves.
 
-    >>> percent(0.123), percent(0.00421), percent(float("nan"))
-    ('12.3\xa0%', '0.42\xa0%', '-')
+    >>> percent(0.123), percent(0.00421), percent(-30.0), percent(-1e-9), percent(float("nan"))
+    ('12.3\xa0%', '0.42\xa0%', '-3000\xa0%', '0\xa0%', '-')
     """
     if not is_number(share):
         return "-"
+    size = abs(share)
+    if size < 1e-6:  # rounding of something computed from logarithms
+        share = 0.0
+    form = ".0f" if 10 <= size < 1e4 else ".2g" if size < 0.1 else ".3g"
     # A no-break space: the sign stays on the number's line.
-    return f"{100 * share:.{2 if abs(float(share)) < 0.1 else 3}g}\u00a0%"
+    return f"{100 * share:{form}}\u00a0%"
 
 
-def change(before: float | None, after: float | None, unit: str = "") -> str:
-    r"""The verb phrase of a change.
+def change(
+    before: float | None,
+    after: float | None,
+    unit: str = "",
+    show: Callable[[float | None], str] = number,
+) -> str:
+    r"""The verb phrase of a change; `show` puts a value into words.
 
     >>> change(2.0, 1.5, " nats"), change(1.0, 1.0), change(-1.0, 1.0)
     ('falls from 2 to 1.500 nats (by 25\xa0%)', 'stays at 1', 'rises from -1 to 1')
+    >>> change(0.5, 0.08, show=percent)
+    'falls from 50\xa0% to 8\xa0%'
     """
-    if before is None or after is None or not np.isfinite([before, after]).all():
-        return f"goes from {number(before)} to {number(after)}{unit}"
-    if number(before) == number(after):
-        return f"stays at {number(before)}{unit}"
-    verb = "rises" if after > before else "falls"
-    phrase = f"{verb} from {number(before)} to {number(after)}{unit}"
-    # Across zero, or far from the start, a percentage says less than the two numbers.
-    if before > 0 and 0 <= after < 3 * before:
+    first, last = show(before), f"{show(after)}{unit}"
+    if not (is_number(before) and is_number(after)):
+        return f"goes from {first} to {last}"
+    if first == show(after):
+        return f"stays at {last}"
+    phrase = f"{'rises' if after > before else 'falls'} from {first} to {last}"
+    # Across zero, or far from the start, a percentage says less than the two numbers; of a
+    # percentage it would be misread.
+    if show is number and before > 0 and 0 <= after < 3 * before:
         phrase += f" (by {percent(abs(after / before - 1))})"
     return phrase
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` is neither null nor NaN nor infinite."""
     return value is not None and bool(np.isfinite(value))
 
@@ -71,6 +84,19 @@ def is_number(value: Any) -> bool:
 def is_fit(fit: Mapping[str, Any] | None) -> bool:
     """Whether a scaling law was fitted: all its numbers are there."""
     return all(is_number((fit or {}).get(key)) for key in ("L0", "B", "beta", "t0", "r2"))
+
+
+def improvement(summary: Mapping[str, Any]) -> ScalingLawImprovement | None:
+    """By which share B and beta improve (Table 2); None unless the two fits can be compared."""
+    fits = [summary["scaling_law"][policy] for policy in POLICIES]
+    if not all(map(is_fit, fits)):
+        return None
+    try:
+        return scaling_law_improvement(
+            *(ScalingLaw(*(fit[key] for key in ScalingLaw._fields)) for fit in fits)
+        )
+    except ValueError:  # an L0 or t0 of its own each
+        return None
 
 
 def steps_to_match(summary: Mapping[str, Any], name: str) -> int | None:
@@ -127,6 +153,8 @@ def headline(results: Results) -> str:
             f"The final test loss is worse than the conventional one ({number(finals[1])} "
             f"against {number(finals[0])}). "
         )
+    if summary.get("perturbed"):
+        text += f"{perturbed_sentence(summary['perturbed'])} "
     similarity, gap = (
         change(law["conventional"][key], law["optimized"][key])
         for key in ("similarity", "optimality_gap")
@@ -135,6 +163,26 @@ def headline(results: Results) -> str:
         f"Learning Law: the similarity of contributions, which should rise, {similarity}; the "
         f"optimality gap, zero at a stationary policy, {gap}."
     )
+
+
+def perturbed_sentence(perturbed: Mapping[str, Any]) -> str:
+    """What the policy does to perturbed examples, which should get little weight."""
+    before, after = (perturbed["weight_share"][policy] for policy in POLICIES)
+    return (
+        f"Perturbed examples are {percent(perturbed['examples'])} of the training set; their share "
+        f"of the weight, mean over t, {change(before, after, show=percent)}: "
+        f"{_verdict_on_perturbed(before, after)}."
+    )
+
+
+def _verdict_on_perturbed(before: float | None, after: float | None) -> str:
+    if not (is_number(before) and is_number(after) and before > 0):
+        return "nothing can be said about them"
+    if after < 0.9 * before:
+        return "the policy turns away from them"
+    if after > 1.1 * before:
+        return "contrary to expectation the policy prefers them"
+    return "the policy hardly tells them from clean ones"
 
 
 def objective_caption(results: Results) -> str:
@@ -163,7 +211,7 @@ def curves_caption(results: Results) -> str:
 
 def similarity_caption(results: Results) -> str:
     """Figure 6: the first and the last policy of the path, compared at equal loss."""
-    losses = results.arrays["path_desired_losses"][[0, -1], :-1]
+    losses = results.arrays["path_desired_losses"][[0, -1]][:, results.arrays["law_steps"]]
     curves = results.arrays["path_similarity_curve"][[0, -1]]
     finite = [np.isfinite(pair).all(axis=0) for pair in zip(losses, curves, strict=True)]
     lost = "The conventional and the kept policy share no range of losses to compare them on."
@@ -183,8 +231,16 @@ def similarity_caption(results: Results) -> str:
         f"{percent(share)} of the losses that both pass ({number(high)} down to {number(low)}); "
         f"its mean there is {number(after)} against {number(before)}, so contributions are "
         f"{'more' if after > before else 'no more'} alike under the kept policy."
-        f"{_to_the_objective(results)}"
+        f"{_to_the_objective(results)}{law_steps_sentence(results)}"
     )
+
+
+def law_steps_sentence(results: Results) -> str:
+    """At how many inner steps the Learning Law was measured, where not at every one."""
+    measured = results.arrays["law_steps"].size
+    if measured == results.num_steps:
+        return ""
+    return f" Measured at {measured} of the {results.num_steps} inner steps."
 
 
 def _to_the_objective(results: Results) -> str:
@@ -218,7 +274,7 @@ def path_caption(results: Results, key: str, what: str) -> str:
     if len(values) > 2:
         together = np.sign(np.diff(values)) * np.sign(np.diff(ratios)) > 0
         text += f"; they move the same way in {together.sum()} of {together.size} intervals"
-    return text + "."
+    return f"{text}.{law_steps_sentence(results)}"
 
 
 def learned_shares(results: Results) -> np.ndarray:
@@ -265,13 +321,51 @@ def scaling_caption(results: Results) -> str:
         if not is_fit(fits[policy]):
             return f"No scaling law could be fitted to the {names[policy]} test losses."
     before, after = (fits[policy] for policy in POLICIES)
+    better = improvement(results.summary)
     # The paper's two fits share L0 and t0; only then do B and beta tell the curves apart.
-    shared = all(number(before[key]) == number(after[key]) for key in ("L0", "t0"))
-    caveat = "" if shared else " L0 and t0 differ between the fits, so B and β compare loosely."
+    if better is None:
+        verdict = "L0 and t0 differ between the fits, so B and β compare loosely."
+    else:
+        verdict = f"So {_gain('B', better.B)} and {_gain('β', better.beta)}."
     return (
-        f"L(t) = L0 + (B/t)^β for t > t0, fitted to the test losses: the exponent β "
-        f"{change(before['beta'], after['beta'])}, the coefficient B "
-        f"{change(before['B'], after['B'])}. r² is {before['r2']:.4f} for the conventional policy "
+        f"L(t) = L0 + (B/t)^β for t > t0, fitted to the test losses: from the conventional to the "
+        f"optimised policy, the coefficient B goes from {number(before['B'])} to "
+        f"{number(after['B'])} and the exponent β from {number(before['beta'])} to "
+        f"{number(after['beta'])}. {verdict} r² is {before['r2']:.4f} for the conventional policy "
         f"(t0 = {number(before['t0'])}) and {after['r2']:.4f} for the optimised one "
-        f"(t0 = {number(after['t0'])}). Pale points lie before t0 and are not fitted.{caveat}"
+        f"(t0 = {number(after['t0'])}). Pale points lie before t0 and are not fitted."
+    )
+
+
+def _gain(name: str, gain: float) -> str:
+    """What Table 2 says of a coefficient; positive is better."""
+    if percent(gain) == percent(0):
+        return f"{name} is unchanged"
+    return f"{name} {'improves' if gain > 0 else 'gets worse'} by {percent(abs(gain))}"
+
+
+def perturbed_caption(results: Results) -> str:
+    """Figure 12."""
+    perturbed = results.arrays["perturbed"] > 0
+    shares = results.arrays["perturbed_share"].astype(float)
+    before, after = shares[[0, -1]].mean(axis=1)
+    tenth = -(-results.num_steps // 10)
+    hit, clean = (
+        results.arrays["total_weights"][of].astype(float) for of in (perturbed, ~perturbed)
+    )
+    # The share of pairs of which the perturbed one has less weight; a tie is half a pair.
+    below, upto = (np.searchsorted(np.sort(clean), hit, side) for side in ("left", "right"))
+    ranks = (below + upto) / 2
+    return (
+        f"{perturbed.sum()} of the {perturbed.size} training examples ({percent(perturbed.mean())})"
+        f" are perturbed. Left: their share of the weight, mean over t, "
+        f"{change(before, after, show=percent)}; under the kept policy it is "
+        f"{percent(shares[-1, :tenth].mean())} over the first tenth of the inner steps and "
+        f"{percent(shares[-1, -tenth:].mean())} over the last: "
+        f"{_verdict_on_perturbed(before, after)}. Right: the weight of each example under the kept "
+        f"policy, mean over t. {percent(np.mean(hit < 0.01))} of the perturbed and "
+        f"{percent(np.mean(clean < 0.01))} of the clean examples have less than a hundredth of the "
+        f"uniform weight; the medians are {number(np.median(hit))} and "
+        f"{number(np.median(clean))}. Of a perturbed and a clean example drawn at random, the "
+        f"perturbed one has less weight in {percent(1 - ranks.mean() / clean.size)} of cases."
     )

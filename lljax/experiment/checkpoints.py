@@ -1,5 +1,8 @@
-"""Checkpoints of the outer loop through orbax: one an outer step, written behind its back."""
+"""Checkpoints through orbax: of the outer loop, one a step, and of a meta-gradient on its way."""
 
+import dataclasses
+import shutil
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,6 +12,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lljax.experiment.errors import UserError
+from lljax.experiment.meta_gradient import Sweep
 from lljax.policy_optimizer import OuterState
 
 
@@ -81,3 +85,59 @@ class Checkpoints:
                 f"({type(error).__name__}: {error}). Remove {self._folder / str(step)} to go on "
                 f"from the checkpoint before it, or start again in a new --workdir."
             ) from error
+
+
+class SweepCheckpoints:
+    """The newest state of the meta-gradient that an outer step is computing.
+
+    Written at most every `every` seconds, and seldom enough that writing takes under a twentieth of
+    the time.
+    """
+
+    def __init__(self, folder: Path, every: float):
+        self._folder, self._every = folder, every
+        self._last, self._took = time.monotonic(), 0.0
+
+    def _open(self) -> ocp.CheckpointManager:
+        # What is written changes while the sweep goes on, so it must be written before.
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        return ocp.CheckpointManager(self._folder.resolve(), options=options)
+
+    def save_at_times(self, outer_step: int, sweep: Sweep) -> None:
+        """Saves the sweep when it is time to."""
+        started = time.monotonic()
+        if started - self._last < max(self._every, 20 * self._took):
+            return
+        with self._open() as manager:
+            number = _number(outer_step, sweep)
+            manager.save(number, args=ocp.args.StandardSave(dataclasses.asdict(sweep)))
+        self._last = time.monotonic()
+        self._took = self._last - started
+
+    def restore(self, outer_step: int, template: Sweep) -> Sweep | None:
+        """The saved sweep of this outer step; None when there is none that can be read."""
+        if not self._folder.exists():
+            return None
+        with self._open() as manager:
+            number = manager.latest_step()
+            if number is None or number // _numbers_a_step(template) != outer_step:
+                return None
+            try:
+                args: Any = ocp.args.StandardRestore(dataclasses.asdict(template))
+                return Sweep(**manager.restore(number, args=args))
+            except Exception:
+                return None  # it can be computed again
+
+    def clear(self) -> None:
+        """Forgets the sweep, which is over."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._last = time.monotonic()
+
+
+def _numbers_a_step(sweep: Sweep) -> int:
+    return 2 * len(sweep.starts[0])
+
+
+def _number(outer_step: int, sweep: Sweep) -> int:
+    """Ascends as an optimisation goes on, as orbax wants it."""
+    return outer_step * _numbers_a_step(sweep) + sweep.forward + sweep.backward

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from lljax.data.remote import TextError
+from lljax.data.text import TextSettings
 from lljax.experiment.errors import UserError
 
 
@@ -46,24 +48,29 @@ class InnerConfig:
     """The inner optimiser: the paper's plain gradient descent, momentum 0.9, or AdamW."""
     clip_norm: float | None = None
     """Clip each inner gradient to this global norm (differentiated exactly)."""
-    memory: Literal["store", "recompute"] = "store"
-    """Keep all T states for the backward sweep, or a few and recompute the others."""
-    kept_states: int | None = None
-    """With memory = recompute: the states to keep; ceil(sqrt(T)) when not given."""
+    memory: Literal["auto", "store", "offload", "recompute"] = "auto"
+    """What is kept of the T states for the backward sweep: all of them on the device, all in the
+    host's memory, or the first of each segment; auto takes the first of these that fits. All give
+    the same bits."""
+    memory_budget_gb: float | None = None
+    """Device memory for kept states, in 10^9 bytes; half of what is free when not given."""
+    segments: int | None = None
+    """Into how many pieces the T steps are cut, between which a run can be resumed; about sqrt(T)
+    when not given, which needs the least memory when states are recomputed."""
     microbatch_size: int | None = None
     """Training examples handled at once inside a step; all of them when not given."""
 
     def __post_init__(self) -> None:
         _require(self.num_steps >= 1, "inner.num_steps", "at least 1", self.num_steps)
         _require_positive("inner.learning_rate", self.learning_rate)
-        for name in ("clip_norm", "kept_states", "microbatch_size"):
+        for name in ("clip_norm", "memory_budget_gb", "segments", "microbatch_size"):
             if getattr(self, name) is not None:
                 _require_positive(f"inner.{name}", getattr(self, name))
         _require(
-            self.kept_states is None or self.memory == "recompute",
-            "inner.kept_states",
-            "left out unless inner.memory is recompute",
-            self.kept_states,
+            self.segments is None or self.segments <= self.num_steps,
+            "inner.segments",
+            f"at most inner.num_steps ({self.num_steps})",
+            self.segments,
         )
 
 
@@ -88,6 +95,8 @@ class OuterConfig:
     over-fitting a small desired set. 0 is the paper's objective."""
     patience: int | None = 20
     """Stop when the validation AUC has not improved for so many outer steps."""
+    checkpoint_seconds: float = 60.0
+    """Least time between two checkpoints inside an outer step."""
 
     def __post_init__(self) -> None:
         _require(self.num_steps >= 1, "outer.num_steps", "at least 1", self.num_steps)
@@ -98,6 +107,8 @@ class OuterConfig:
         _require(0 <= self.train_share < 1, "outer.train_share", "in [0, 1)", self.train_share)
         patience = self.patience
         _require(patience is None or patience >= 1, "outer.patience", "at least 1", patience)
+        seconds = self.checkpoint_seconds
+        _require(0 <= seconds < math.inf, "outer.checkpoint_seconds", "a number >= 0", seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +133,69 @@ class PerceptronData:
             _require(getattr(self, field) >= 1, f"data.{field}", "at least 1", getattr(self, field))
         noise = self.label_noise
         _require(0 <= noise < math.inf, "data.label_noise", "a number >= 0", noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData(TextSettings):
+    """Sequences of a text, half of those to train on damaged."""
+
+    num_train: int = 16384
+    """N, training sequences."""
+    num_desired: int = 512
+    """K, desired sequences: those in the objective."""
+    num_validation: int = 512
+    """Desired sequences that choose which outer step is kept."""
+    num_test: int = 512
+    """Desired sequences that are only reported."""
+    perturbed_share: float = 0.5
+    """Share of the training sequences that is damaged."""
+    perturbations: int = 20
+    """Operations on each of those: replace a token, delete the last one, or repeat one."""
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except TextError as error:
+            raise UserError(str(error)) from error
+        for field in ("num_train", "num_desired", "num_validation", "num_test"):
+            _require(getattr(self, field) >= 1, f"data.{field}", "at least 1", getattr(self, field))
+        share = self.perturbed_share
+        _require(0 <= share <= 1, "data.perturbed_share", "in [0, 1]", share)
+        count = self.perturbations
+        _require(count >= 0, "data.perturbations", "at least 0", count)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerModel:
+    """The language model; the paper's shape unless said otherwise."""
+
+    width: int = 128
+    """D, of every layer."""
+    num_layers: int = 2
+    """Blocks of attention and feed-forward."""
+    num_heads: int = 8
+    """Attention heads; they divide the width."""
+    attention_scale: Literal["head", "width"] = "head"
+    """Attention scores are divided by the square root of the head's width, or of the whole width
+    as in the public code."""
+    initialization: Literal["scaled", "torch"] = "torch"
+    """PyTorch's defaults, as in the public code, or kernels of variance 1 / fan-in and small
+    embeddings."""
+    loss_chunk: int | None = None
+    """Positions whose logits are held at once; those of a micro-batch when not given."""
+
+    def __post_init__(self) -> None:
+        for field in ("width", "num_layers", "num_heads"):
+            least = getattr(self, field)
+            _require(least >= 1, f"model.{field}", "at least 1", least)
+        _require(
+            self.width % self.num_heads == 0,
+            "model.width",
+            f"a multiple of model.num_heads ({self.num_heads})",
+            self.width,
+        )
+        chunk = self.loss_chunk
+        _require(chunk is None or chunk >= 1, "model.loss_chunk", "at least 1", chunk)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +226,18 @@ class PerceptronConfig(ExperimentConfig):
         return "perceptron"
 
 
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(ExperimentConfig):
+    """The paper's language modelling (§4.1)."""
+
+    model: TransformerModel = TransformerModel()
+    data: TextData = TextData()
+
+    @property
+    def task(self) -> str:
+        return "transformer"
+
+
 def load_config(path: Path) -> ExperimentConfig:
     """Runs a config file and returns what its `get_config()` returns.
 
@@ -177,7 +263,7 @@ def load_config(path: Path) -> ExperimentConfig:
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(config, ExperimentConfig):
         raise UserError(
-            f"get_config() of {path} must return an ExperimentConfig such as PerceptronConfig; "
+            f"get_config() of {path} must return an ExperimentConfig such as PerceptronConfig or TransformerConfig; "
             f"got {type(config).__name__}."
         )
     return config

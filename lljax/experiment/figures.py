@@ -1,4 +1,4 @@
-"""The figures of a report, numbered as in the paper (arXiv:2402.17759, §4), and their captions.
+"""The figures of a report and their captions; 4 to 11 have the paper's numbers (arXiv:2402.17759).
 
 A figure is an entry of `FIGURES`: what it needs, how it is drawn, and a caption computed from the
 run's numbers, which says so when an effect is absent or contrary. Nothing here touches global
@@ -24,7 +24,7 @@ from lljax.experiment import captions
 from lljax.experiment.results import POLICIES, SETS, Results
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; line styles differ as well.
-GREY, BLUE, ORANGE = "#5a5a5a", "#0072b2", "#d55e00"
+GREY, BLUE, ORANGE, GREEN = "#5a5a5a", "#0072b2", "#d55e00", "#009e73"
 STROKE: dict[str, dict[str, Any]] = {
     "conventional": {"color": GREY, "linestyle": (0, (4, 1.5)), "label": "conventional"},
     "optimized": {"color": BLUE, "linestyle": "-", "label": "optimised"},
@@ -107,7 +107,9 @@ def _scale(axes: Axes, which: str, losses: Any) -> None:
 
 def _label_plainly(axis: Axis) -> None:
     """0.2 on a logarithmic axis, not 2 x 10^-1."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    # Losses of 8 down to 3 nats would otherwise get a single label.
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -172,14 +174,20 @@ def _color_by_ratio(figure: Figure, axis: Axes, results: Results) -> list[Any]:
     return [scale.to_rgba(np.nan_to_num(ratio, nan=low)) for ratio in ratios]
 
 
+def _law_stroke(results: Results) -> dict[str, Any]:
+    """A thin line; where the law is measured at few inner steps, dots show at which."""
+    sparse = results.arrays["law_steps"].size <= 50
+    return {"linewidth": 1.1, "marker": "." if sparse else "", "markersize": 4}
+
+
 def _draw_similarity(results: Results) -> Figure:
     figure, (axis,) = _panels(1, 5.6, 3.5)
     curves = results.arrays["path_similarity_curve"]
-    losses = results.arrays["path_desired_losses"][:, :-1]  # SIM_t belongs to theta_0..theta_{T-1}
+    losses = results.arrays["path_desired_losses"][:, results.arrays["law_steps"]]
     for loss, curve, color in zip(
         losses, curves, _color_by_ratio(figure, axis, results), strict=True
     ):
-        axis.plot(loss, curve, color=color, linewidth=1.1)
+        axis.plot(loss, curve, color=color, **_law_stroke(results))
     # Training runs from left to right, as time does in the other figures.
     axis.set(xlabel=r"desired loss $L(\theta_t)$ (nats)", ylabel=r"SIM$_t$")
     _scale(axis, "x", losses)
@@ -210,7 +218,7 @@ def _draw_excluded(results: Results) -> Figure:
     _draw_against_ratio(left, results, "path_zero_weight_share", f"{label}, mean over $t$")
     colors = _color_by_ratio(figure, right, results)
     for curve, color in zip(results.arrays["path_zero_weight_curve"], colors, strict=True):
-        right.plot(curve, color=color, linewidth=1.1)
+        right.plot(results.arrays["law_steps"], curve, color=color, **_law_stroke(results))
     right.set(xlabel="inner step $t$", ylabel=label)
     return figure
 
@@ -274,10 +282,46 @@ def _draw_scaling(results: Results) -> Figure:
                 rf"$\beta$ = {fit['beta']:.3g}, $r^2$ = {fit['r2']:.4f}"
             ),
         )
-    axis.set(xscale="log", xlabel="inner step $t$", ylabel=r"test $L(\theta_t) - L_0$")
-    axis.set_yscale("log")
-    _scale(axis, "y", [line.get_ydata() for line in axis.lines])
+    axis.set(xlabel="inner step $t$", ylabel=r"test $L(\theta_t) - L_0$")
+    axis.set(xscale="log", yscale="log")
+    _label_plainly(axis.yaxis)
     axis.legend(loc="lower left")
+    return figure
+
+
+def _draw_perturbed(results: Results) -> Figure:
+    figure, (left, right) = _panels(2, 8.4, 3.1)
+    perturbed = results.arrays["perturbed"] > 0
+    # Broad and pale: it lies under the conventional line, which has the same height.
+    left.axhline(perturbed.mean(), color=ORANGE, linewidth=5, alpha=0.3, label="share of examples")
+    for policy, row in zip(POLICIES, (0, -1), strict=True):
+        left.plot(results.arrays["perturbed_share"][row], **STROKE[policy])
+    left.set(xlabel="inner step $t$", ylabel="weight share of perturbed examples")
+    left.set_ylim(bottom=0)
+    left.legend()
+
+    weights = results.arrays["total_weights"].astype(float)
+    positive = weights[np.isfinite(weights) & (weights > 0)]
+    # Exponentiated gradient leaves weights of any order of magnitude near zero: one bar for them.
+    low = float(np.clip(positive.min(initial=1), 1e-3, 0.5))
+    bins = np.geomspace(low, positive.max(initial=2), 31).tolist()
+    for chosen, color, label in ((~perturbed, GREEN, "clean"), (perturbed, ORANGE, "perturbed")):
+        group = np.clip(np.nan_to_num(weights[chosen]), low, None)
+        right.hist(
+            group,
+            bins,
+            weights=np.full(group.size, 1 / group.size),
+            histtype="stepfilled",
+            facecolor=(color, 0.35),
+            edgecolor=color,
+            label=label,
+        )
+    right.axvline(1, color=GREY, linewidth=0.9, linestyle=":")
+    right.set(xscale="log", ylabel="share of the examples")
+    rest = f"; first bar: up to {low:.3g}" if (weights < low).any() else ""
+    right.set_xlabel(rf"$N\,\overline{{\gamma}}_n$, mean over $t$ (uniform: 1{rest})")
+    _label_plainly(right.xaxis)
+    right.legend()
     return figure
 
 
@@ -323,7 +367,7 @@ FIGURES: tuple[FigureSpec, ...] = (
         ("learned_edges", "path_learned_counts", "path_compression_ratio"),
         _draw_learned,
         captions.learned_caption,
-        absent="no training example is perfectly learned (loss below 1e-6) in this run.",
+        absent="no training example is perfectly learned (loss below 1e-6), as is usual for text.",
         is_empty=lambda results: not np.any(results.arrays["path_learned_counts"] > 0),
     ),
     FigureSpec(
@@ -343,5 +387,14 @@ FIGURES: tuple[FigureSpec, ...] = (
         captions.scaling_caption,
         absent="no scaling law could be fitted to either test-loss curve.",
         is_empty=lambda results: not _fits(results),
+    ),
+    FigureSpec(
+        "fig12_perturbed",
+        "Figure 12. Weight of perturbed examples",
+        ("perturbed", "perturbed_share", "total_weights"),
+        _draw_perturbed,
+        captions.perturbed_caption,
+        absent="the training set is not one of perturbed and of clean examples.",
+        is_empty=lambda results: len(np.unique(results.arrays["perturbed"] > 0)) < 2,
     ),
 )

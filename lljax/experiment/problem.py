@@ -1,6 +1,7 @@
 """From a config to what the core works on: a loss, an optimiser, parameters and four data sets."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,15 +11,19 @@ import optax
 
 import lljax
 from lljax.checks import num_examples
+from lljax.data.perturbation import perturb
+from lljax.data.remote import TextError
+from lljax.data.sequences import load_sequences, split_sequences
 from lljax.data.teacher_student import LabelledInputs, make_teacher_student
 from lljax.experiment.config import (
     ExperimentConfig,
     InnerConfig,
     OuterConfig,
     PerceptronConfig,
+    TransformerConfig,
 )
 from lljax.experiment.errors import UserError
-from lljax.memory import MemoryStrategy
+from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
 from lljax.types import Batch, LossFn, Params
 
 
@@ -47,42 +52,59 @@ class Problem:
     validation: Batch
     test: Batch
     vocab_size: int  # |V| of the compression ratio: 2 for binary labels
+    perturbed: np.ndarray | None = None  # [N] bool, the damaged training examples, if any are
+    show: Callable[[int], str] | None = None  # the n-th training example in words
 
     @property
     def num_train(self) -> int:
         return num_examples(self.train, "train")
 
 
+class _Task(NamedTuple):
+    """What is particular to a task."""
+
+    loss_fn: LossFn
+    params: Params
+    sets: dict[str, Batch]  # train, desired, validation, test
+    vocab_size: int
+    perturbed: np.ndarray | None = None
+    show: Callable[[int], str] | None = None
+
+
 def build_problem(config: ExperimentConfig) -> Problem:
     """Draws the data and initial parameters of an experiment.
 
     Raises:
-      UserError: a data set holds a number that is not finite.
+      UserError: the data cannot be had, or hold a number that is not finite.
     """
     match config:
         case PerceptronConfig():
-            loss_fn, params, sets, vocab_size = _perceptron(config)
+            task = _perceptron(config)
+        case TransformerConfig():
+            task = _transformer(config)
         case _:
             raise UserError(f"there is no task for a {type(config).__name__}.")
-    for name, data in sets.items():
+    for name, data in task.sets.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(data):
             if not np.isfinite(leaf).all():
                 where = f"{name}{jax.tree_util.keystr(path)}"
                 raise UserError(f"the data hold NaN or infinite numbers, in {where}.")
-    objective = _with_train_share(sets["desired"], sets["train"], config.outer.train_share)
+    share = config.outer.train_share
 
     def weighted_loss_fn(params: Params, batch: Batch) -> jax.Array:
         if isinstance(batch, WeightedExamples):
-            return batch.weights * loss_fn(params, batch.examples)
-        return loss_fn(params, batch)
+            return batch.weights * task.loss_fn(params, batch.examples)
+        return task.loss_fn(params, batch)
 
     return Problem(
         loss_fn=weighted_loss_fn,
         optimizer=_inner_optimizer(config.inner),
-        params=params,
-        objective=objective,
-        vocab_size=vocab_size,
-        **sets,
+        params=task.params,
+        objective=_with_train_share(task.sets["desired"], task.sets["train"], share),
+        vocab_size=task.vocab_size,
+        perturbed=task.perturbed,
+        show=task.show,
+        **task.sets,
     )
 
 
@@ -91,19 +113,13 @@ def perceptron_loss(theta: jax.Array, batch: LabelledInputs) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(batch.z @ theta, batch.y)
 
 
-def memory_strategy(config: InnerConfig) -> MemoryStrategy:
-    if config.memory == "recompute":
-        return lljax.RecomputeStates(config.kept_states)
-    return lljax.StoreStates()
-
-
 def policy_optimizer(config: OuterConfig) -> lljax.PolicyOptimizer:
     if config.method == "projected_gradient":
         return lljax.projected_gradient(config.learning_rate)
     return lljax.exponentiated_gradient(config.learning_rate, momentum=config.momentum)
 
 
-def _perceptron(config: PerceptronConfig):
+def _perceptron(config: PerceptronConfig) -> _Task:
     data = config.data
     sets = make_teacher_student(
         jax.random.key(config.seed),
@@ -114,7 +130,46 @@ def _perceptron(config: PerceptronConfig):
         num_test=data.num_test,
         train_label_noise=data.label_noise,
     )
-    return perceptron_loss, jnp.zeros(data.dim), sets._asdict(), 2
+    return _Task(perceptron_loss, jnp.zeros(data.dim), sets._asdict(), vocab_size=2)
+
+
+def _transformer(config: TransformerConfig) -> _Task:
+    data, model_config = config.data, config.model
+    try:
+        sequences = load_sequences(data)
+        split = split_sequences(
+            sequences,
+            seed=config.seed,
+            num_train=data.num_train,
+            num_desired=data.num_desired,
+            num_validation=data.num_validation,
+            num_test=data.num_test,
+        )
+    except TextError as error:
+        raise UserError(str(error)) from error
+    sets = {name: sequences.tokens[indices] for name, indices in split._asdict().items()}
+    sets["train"], perturbed = perturb(
+        sets["train"],
+        seed=config.seed,
+        vocab_size=data.vocab_size,
+        share=data.perturbed_share,
+        operations=data.perturbations,
+    )
+    model = Transformer(
+        vocab_size=data.vocab_size,
+        context=data.context,
+        **dataclasses.asdict(model_config),
+    )
+    params = init_params(model, jax.random.key(config.seed))
+    train = sets["train"]
+    return _Task(
+        sequence_loss(model),
+        params,
+        {name: TokenSequences(jnp.asarray(tokens)) for name, tokens in sets.items()},
+        data.vocab_size,
+        perturbed if perturbed.any() else None,
+        lambda n: sequences.tokenizer.decode(train[n].tolist()),
+    )
 
 
 def _inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:

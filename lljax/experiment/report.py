@@ -1,6 +1,7 @@
 """The report of a finished run: figures, one self-contained HTML page, a table for the terminal."""
 
 import base64
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import jinja2
 
 from lljax.experiment import captions, figures
-from lljax.experiment.captions import acceleration, is_number, number
+from lljax.experiment.captions import acceleration, is_number, number, percent
 from lljax.experiment.config import flatten
 from lljax.experiment.errors import UserError
-from lljax.experiment.results import POLICIES, SETS, Results, load_results
+from lljax.experiment.results import POLICIES, SAMPLE_LISTS, SETS, Results, load_results
 from lljax.experiment.workdir import write_atomically
 
 LAW_ROWS = (
@@ -21,11 +22,12 @@ LAW_ROWS = (
 )
 SCALING_ROWS = (
     ("L0", "L0, nats"),
+    ("t0", "t0, steps"),
     ("B", "B, steps"),
     ("beta", "β"),
-    ("t0", "t0, steps"),
     ("r2", "r²"),
 )
+LONGEST_TEXT = 600  # characters of a training text that are shown
 
 
 def render(workdir: Path | str, pdf: bool = False) -> Path:
@@ -106,6 +108,10 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     for key, label in (("similarity", "similarity SIM"), ("optimality_gap", "optimality gap")):
         before, after = (number(summary["learning_law"][policy][key]) for policy in POLICIES)
         lines.append(f"{label:<16}{before} -> {after}")
+    if summary.get("perturbed"):
+        shares = (summary["perturbed"]["weight_share"][policy] for policy in POLICIES)
+        before, after = (percent(share).replace("\u00a0", " ") for share in shares)
+        lines.append(f"{'perturbed':<16}{before} -> {after} of the weight")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -120,12 +126,16 @@ def _page(results: Results, drawn: list[dict[str, Any]], left_out: list[dict[str
     summary = results.summary
     return environment.get_template("report.html").render(
         summary=summary,
+        title=summary["task"].replace("_", " "),
+        key_facts=_key_facts(results),
         headline=captions.headline(results),
         sets=list(_set_rows(summary)),
         law=_pair_rows(summary["learning_law"], LAW_ROWS),
-        scaling=_scaling_rows(summary["scaling_law"]),
+        law_steps=captions.law_steps_sentence(results),
+        scaling=_scaling_rows(summary),
         figures=drawn,
         left_out=left_out,
+        samples=_samples(results),
         facts=_facts(results),
     )
 
@@ -153,14 +163,58 @@ def _pair_rows(
     ]
 
 
-def _scaling_rows(fits: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
-    """As `_pair_rows`, with a column for the relative change of B and beta (paper, Table 2)."""
-    rows = _pair_rows(fits, SCALING_ROWS)
+def _scaling_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """As `_pair_rows`, with a column for the improvement of B and beta (paper, Table 2)."""
+    rows = _pair_rows(summary["scaling_law"], SCALING_ROWS)
+    better = captions.improvement(summary)
     for (key, _), (_, cells) in zip(SCALING_ROWS, rows, strict=True):
-        known = key in ("B", "beta") and all(captions.is_fit(fits[p]) for p in POLICIES)
-        before, after = ((fits[p] or {}).get(key, 0.0) if known else 0.0 for p in POLICIES)
-        cells.append(f"{100 * (after / before - 1):+.1f} %" if before else "")
+        gain = getattr(better, key, None)
+        cells.append("" if gain is None else percent(gain))
     return rows
+
+
+def _key_facts(results: Results) -> list[str]:
+    """The run in a line, under the title."""
+    summary, size = results.summary, (results.config.get("data") or {}).get("num_train")
+    return [
+        f"seed {summary['seed']}",
+        *([f"{size} training examples"] if size else []),
+        *([f"vocabulary of {results.vocab_size}"] if results.vocab_size else []),
+        f"{summary['inner_steps']} inner steps",
+        f"{summary['outer_steps']} outer steps",
+        str(summary["device"]),
+    ]
+
+
+def _samples(results: Results) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The columns of training texts: a title and what is shown of each."""
+    return [
+        (
+            f"{key.capitalize()} weight",
+            [
+                {
+                    "weight": number(sample["weight"]),
+                    "example": sample["example"],
+                    "perturbed": sample.get("perturbed"),
+                    "text": _shown(sample["text"]),
+                }
+                for sample in results.samples[key]
+            ],
+        )
+        for key in SAMPLE_LISTS
+        if results.samples.get(key)
+    ]
+
+
+def _shown(text: str) -> str:
+    """Anybody's text, fit to be shown: on one line, cut, without control characters.
+
+    >>> _shown("Once\\n upon\\x07 a time")
+    'Once upon\ufffd a time'
+    """
+    # Lone surrogates, which JSON can hold and UTF-8 cannot, are replaced as well.
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT].rstrip()} …"
 
 
 def _facts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -4,25 +4,29 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 import lljax
 from lljax.experiment import evaluate
-from lljax.experiment.checkpoints import Checkpoints
+from lljax.experiment.checkpoints import Checkpoints, SweepCheckpoints
 from lljax.experiment.config import ExperimentConfig
 from lljax.experiment.errors import RunFailed
 from lljax.experiment.evaluate import number
-from lljax.experiment.problem import Problem, build_problem, memory_strategy, policy_optimizer
+from lljax.experiment.memory_plan import MemoryPlan, plan_memory
+from lljax.experiment.meta_gradient import WATCHED, MetaGradient, Sweep
+from lljax.experiment.problem import Problem, build_problem, policy_optimizer
+from lljax.experiment.progress import AnalysisProgress, SweepProgress, log
 from lljax.experiment.results import load_results
 from lljax.experiment.workdir import Workdir, write_json, write_npy, write_npz
-from lljax.policy_optimizer import OuterLoop, OuterState
+from lljax.policy_optimizer import OuterState, is_better
 
 Metrics = dict[str, Any]
 
@@ -47,20 +51,16 @@ def run(config: ExperimentConfig, root: Path) -> None:
 
 
 def _run(config: ExperimentConfig, workdir: Workdir) -> None:
-    experiment = _Experiment(config, build_problem(config), workdir)
+    problem = build_problem(config)
+    plan = plan_memory(problem, config.inner)
+    experiment = _Experiment(config, problem, workdir, plan)
     log(
-        f"{config.task}: T = {config.inner.num_steps} inner steps, N = "
-        f"{experiment.problem.num_train} training examples, {config.outer.num_steps} outer steps "
-        f"on {device_name()}; files in {workdir.root}"
+        f"{config.task}: T = {config.inner.num_steps} inner steps in {len(plan.segments)} "
+        f"segments ({plan.mode}), N = {problem.num_train} training examples, "
+        f"{config.outer.num_steps} outer steps on {device_name()}; files in {workdir.root}"
     )
     experiment.optimize()
     experiment.evaluate()
-
-
-def log(message: str) -> None:
-    """A line for people, that does not tear a progress bar."""
-    tqdm.write(message, file=sys.stderr)
-    sys.stderr.flush()
 
 
 def device_name() -> str:
@@ -75,24 +75,19 @@ class _Experiment:
     config: ExperimentConfig
     problem: Problem
     workdir: Workdir
+    plan: MemoryPlan
     metrics: list[Metrics] = dataclasses.field(default_factory=list)  # of outer steps 0, 1, ...
 
     def __post_init__(self) -> None:
         inner, outer = self.config.inner, self.config.outer
-        problem = self.problem
-        self.uniform = lljax.uniform_policy(inner.num_steps, problem.num_train)
-        self.monitor = evaluate.build_monitor(problem, inner.microbatch_size)
-        self.analyse = evaluate.build_analysis(problem, inner.microbatch_size)
-        loss_auc = lljax.build_loss_auc(
-            problem.loss_fn,
-            problem.optimizer,
-            memory=memory_strategy(inner),
-            microbatch_size=inner.microbatch_size,
+        self.uniform = lljax.uniform_policy(inner.num_steps, self.problem.num_train)
+        self.analyse = evaluate.build_analysis(self.problem, inner.microbatch_size)
+        self.meta_gradient = MetaGradient(self.problem, inner, self.plan)
+        self.loop = lljax.build_outer_loop(
+            None, policy_optimizer(outer), grow=outer.grow, shrink=outer.shrink
         )
-        loop = lljax.build_outer_loop(
-            loss_auc, policy_optimizer(outer), grow=outer.grow, shrink=outer.shrink
-        )
-        self.loop = OuterLoop(jax.jit(loop.init), jax.jit(loop.step))
+        self.begin, self.propose, self.take, self.reject = map(jax.jit, self.loop[2:])
+        self.sweeps = SweepCheckpoints(self.workdir.sweep, outer.checkpoint_seconds)
         # Figures 6 to 8 follow the optimisation, which gains most in its first steps.
         halvings = (outer.num_steps >> k for k in range(outer.num_steps.bit_length()))
         self.snapshot_steps = {0, *list(halvings)[1:8]}
@@ -101,18 +96,15 @@ class _Experiment:
     def best_step(self) -> int:
         return max(line["outer_step"] for line in self.metrics if line["best"])
 
-    def data(self) -> tuple[Any, Any, Any]:
-        return self.problem.params, self.problem.train, self.problem.objective
-
     def checkpoints(self) -> Checkpoints:
-        template = jax.eval_shape(self.loop.init, self.uniform, *self.data())
+        shape = jax.ShapeDtypeStruct(self.uniform.shape, self.uniform.dtype)
+        auc = jax.ShapeDtypeStruct((), np.float32)
+        template = jax.eval_shape(self.begin, shape, auc, shape)
         return Checkpoints(self.workdir.checkpoints, template)
 
     def optimize(self) -> None:
         """All outer steps that are not done yet."""
         outer = self.config.outer
-        self.conventional = self.monitor(self.uniform)
-        self._check_conventional()
         with self.checkpoints() as checkpoints:
             latest = checkpoints.latest_step()
         if latest is None:
@@ -131,37 +123,69 @@ class _Experiment:
                         break
                     state = self._outer_step(step, state, checkpoints)
                     bar.update()
+        self.sweeps.clear()
 
     def _begin(self, checkpoints: Checkpoints) -> OuterState:
         """Outer step 0: the conventional policy, its meta-gradient and its metrics."""
         started = time.monotonic()
-        state = self.loop.init(self.uniform, *self.data())
-        bad = ~np.isfinite(np.asarray(state.policy_grad)).all(axis=1)
+
+        def check(sweep: Sweep) -> bool:
+            self._check_conventional(sweep.curves["desired"])
+            return True
+
+        sweep = self._sweep(0, self.uniform, check)
+        bad = ~np.isfinite(sweep.policy_grad).all(axis=1)
         if bad.any():
             raise RunFailed(
                 f"the meta-gradient of the conventional policy is not finite at {bad.sum()} of "
                 f"{bad.size} inner steps, first at step {np.argmax(bad)}: the training is "
                 f"unstable. Lower inner.learning_rate ({self.config.inner.learning_rate})."
             )
-        self._record(0, state, self.conventional, started, checkpoints)
+        state = self.begin(self.uniform, sweep.auc, sweep.policy_grad)
+        self._record(0, state, sweep.curves, started, checkpoints)
         return state
 
     def _outer_step(self, step: int, state: OuterState, checkpoints: Checkpoints) -> OuterState:
         started = time.monotonic()
-        state = jax.block_until_ready(self.loop.step(state, *self.data()))
-        curves = self.monitor(state.policy) if state.accepted else None
-        self._record(step, state, curves, started, checkpoints)
+        sweep = self._sweep(step, self.propose(state), lambda s: bool(is_better(state, s.auc)))
+        if sweep.backward:
+            state = self.take(state, sweep.auc, sweep.policy_grad)
+        else:
+            state = self.reject(state, sweep.auc)
+        self._record(step, state, sweep.curves if state.accepted else None, started, checkpoints)
         return state
+
+    def _sweep(self, step: int, policy: jax.Array, go_on: Callable[[Sweep], bool]) -> Sweep:
+        """The curves of a policy and, if they are worth it, its gradient; resumes a saved sweep."""
+        sweep = self.meta_gradient.new_sweep()
+        saved = self.sweeps.restore(step, sweep)
+        if saved is not None:
+            log(
+                f"continuing within outer step {step}, {saved.forward + saved.backward} segments in"
+            )
+        sweep = saved or sweep
+        with SweepProgress(f"outer step {step}", sweep, self.meta_gradient) as progress:
+
+            def done(sweep: Sweep) -> None:
+                progress.update(sweep)
+                self.sweeps.save_at_times(step, sweep)
+
+            self.meta_gradient.run_forward(policy, sweep, done)
+            if go_on(sweep):
+                self.meta_gradient.run_backward(policy, sweep, done)
+        return sweep
 
     def _record(
         self,
         step: int,
         state: OuterState,
-        curves: evaluate.Analysis | None,
+        curves: dict[str, np.ndarray] | None,
         started: float,
         checkpoints: Checkpoints,
     ) -> None:
         """Writes an outer step's metrics, then its checkpoint, so that no metrics are missing."""
+        if step in self.snapshot_steps:
+            self._analysis(step, state.policy)
         if curves is None:
             measured = {key: self.metrics[-1][key] for key in _MEASURED}
         else:
@@ -169,8 +193,6 @@ class _Experiment:
         # A policy under which validation diverges is never the best.
         aucs = [_or_infinite(line["validation_auc"]) for line in [*self.metrics, measured]]
         best = curves is not None and aucs[-1] < min(aucs[:-1], default=np.inf)
-        if step in self.snapshot_steps:
-            self._save_snapshot(step, state.policy)
         gap = lljax.optimality_gap(state.policy, state.policy_grad).mean()
         line = {
             "outer_step": step,
@@ -188,11 +210,12 @@ class _Experiment:
         checkpoints.save(step, state, aucs[-1] if best else np.inf)
         self._log_step(line)
 
-    def _measure(self, curves: evaluate.Analysis) -> Metrics:
-        desired, validation = curves["desired"], curves["validation"]
+    def _measure(self, curves: dict[str, np.ndarray]) -> Metrics:
+        conventional = self._analysis(0, self.uniform)
+        desired, validation = (jnp.asarray(curves[name]) for name in WATCHED)
         ratios = {
-            name: lljax.acceleration_ratio(self.conventional[name], curves[name])
-            for name in ("desired", "validation")
+            name: lljax.acceleration_ratio(jnp.asarray(conventional[name]), curve)
+            for name, curve in (("desired", desired), ("validation", validation))
         }
         return {
             "auc": number(desired[1:].mean()),
@@ -215,8 +238,7 @@ class _Experiment:
             f"{left}{note}"
         )
 
-    def _check_conventional(self) -> None:
-        losses = np.asarray(self.conventional["desired"])
+    def _check_conventional(self, losses: np.ndarray) -> None:
         rate = f"inner.learning_rate ({self.config.inner.learning_rate:g})"
         # A few early steps may overshoot; a run that ends far above its start has diverged.
         beyond = ~(losses <= DIVERGED * losses[0])
@@ -233,9 +255,13 @@ class _Experiment:
                 f"{losses[0]:.4g} to {losses[-1]:.4g}. {rate} may be too high."
             )
 
-    def _save_snapshot(self, step: int, policy: jax.Array) -> None:
-        arrays = evaluate.snapshot(self.analyse(policy), self.problem.vocab_size)
-        self.workdir.save_snapshot(step, arrays)
+    def _analysis(self, step: int, policy: jax.Array) -> evaluate.Analysis:
+        """The analysis of the policy of an outer step, from the workdir if it was made before."""
+        if not self.workdir.has_snapshot(step):
+            with AnalysisProgress(f"analysis of outer step {step}") as progress:
+                analysis = self.analyse(policy, progress.update)
+            self.workdir.save_snapshot(step, analysis)
+        return self.workdir.read_snapshot(step)
 
     def evaluate(self) -> None:
         """Measures the kept policy against the conventional one; writes every result and report."""
@@ -244,17 +270,22 @@ class _Experiment:
         started, best = time.monotonic(), self.best_step
         with self.checkpoints() as checkpoints:
             kept = checkpoints.restore(best)
-        policies = {"conventional": self.uniform, "optimized": kept.policy}
-        analyses = {name: self.analyse(policy) for name, policy in policies.items()}
-        path = {s: self.workdir.read_snapshot(s) for s in sorted(self.snapshot_steps) if s < best}
-        path[best] = evaluate.snapshot(analyses["optimized"], self.problem.vocab_size)
+        steps = [step for step in sorted(self.snapshot_steps) if step < best]
+        path = {step: self.workdir.read_snapshot(step) for step in steps}
+        path[best] = self._analysis(best, kept.policy)
+        # Where no outer step was an improvement the conventional policy is the kept one.
+        analyses = {"conventional": path[0], "optimized": path[best]}
         gaps = {
             "conventional": self.metrics[0]["optimality_gap"],
             "optimized": self.metrics[best]["optimality_gap"],
         }
         policy = np.asarray(kept.policy, np.float32)
         write_npy(self.workdir.policy, policy)
-        write_npz(self.workdir.analysis, evaluate.collect_arrays(analyses, policy, path))
+        arrays = evaluate.collect_arrays(self.problem, policy, path)
+        write_npz(self.workdir.analysis, arrays)
+        samples = evaluate.samples(self.problem, policy)
+        if samples is not None:
+            write_json(self.workdir.samples, samples)
         optimize = sum(line["seconds"] for line in self.metrics)
         evaluation = time.monotonic() - started
         seconds = {
@@ -274,7 +305,7 @@ class _Experiment:
             "best_outer_step": best,
             "zero_weight_threshold": evaluate.ZERO_WEIGHT,
             "seconds": {key: round(value, 2) for key, value in seconds.items()},
-            **evaluate.summarise(analyses, gaps, self.problem.vocab_size),
+            **evaluate.summarise(self.problem, analyses, gaps),
         }
         write_json(self.workdir.summary, summary)
         log(f"report: {report.render(self.workdir.root)}")

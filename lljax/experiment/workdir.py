@@ -27,9 +27,11 @@ class Workdir:
         self.config = root / "config.json"
         self.metrics = root / "metrics.jsonl"
         self.checkpoints = root / "checkpoints"
+        self.sweep = root / "sweep"
         self.snapshots = root / "snapshots"
         self.policy = root / "policy.npy"
         self.analysis = root / "analysis.npz"
+        self.samples = root / "samples.json"
         self.summary = root / "summary.json"
         self.report = root / "report.html"
 
@@ -143,6 +145,9 @@ class Workdir:
     def save_snapshot(self, step: int, arrays: dict[str, np.ndarray]) -> None:
         self.snapshots.mkdir(exist_ok=True)
         write_npz(self.snapshots / f"{step:06d}.npz", arrays)
+
+    def has_snapshot(self, step: int) -> bool:
+        return (self.snapshots / f"{step:06d}.npz").exists()
 
     def read_snapshot(self, step: int) -> dict[str, np.ndarray]:
         path = self.snapshots / f"{step:06d}.npz"

@@ -1,0 +1,161 @@
+"""One meta-gradient in segments: progress within it, and resuming a killed one where it was.
+
+The T steps are cut into C segments. The first states of the segments always stay in the host's
+memory (and in checkpoints); what the backward sweep needs of the steps between stays on the device,
+goes to the host, or is thrown away and made again from the segment's first state by the program
+that made it before. So all three give the same bits, and so does a sweep that was resumed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax.experiment.config import InnerConfig
+from lljax.experiment.memory_plan import MemoryPlan
+from lljax.experiment.problem import Problem
+from lljax.memory import OffloadStates
+from lljax.segments import OBJECTIVE
+from lljax.types import TrainState
+
+WATCHED = ("desired", "validation")
+
+
+@dataclasses.dataclass
+class Sweep:
+    """How far a meta-gradient is: arrays in the host's memory, of shapes that never change.
+
+    Attributes:
+      curves: [T+1] each, mean losses at theta_0 .. theta_T: the objective's and the watched sets'.
+      starts: leaves [C+1, ...], the states in which the segments start, and s_T.
+      cotangent: the leaves of the cotangent of the state that the backward sweep has reached.
+      policy_grad: [T, N].
+      forward: the segments that the forward sweep has done.
+      backward: those that the backward sweep has done, from the last one on.
+    """
+
+    curves: dict[str, np.ndarray]
+    starts: list[np.ndarray]
+    cotangent: list[np.ndarray]
+    policy_grad: np.ndarray
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def auc(self) -> np.float32:
+        """The mean of the objective over t = 1 .. T."""
+        return np.float32(self.curves[OBJECTIVE][1:].mean(dtype=np.float64))
+
+
+class MetaGradient:
+    """Meta-gradients of one problem; compiled once.
+
+    Attributes:
+      num_segments: C.
+      cost: forward passes of an example a step, of the forward and of the backward sweep.
+    """
+
+    def __init__(self, problem: Problem, inner: InnerConfig, plan: MemoryPlan):
+        segments = lljax.build_segments(
+            problem.loss_fn,
+            problem.optimizer,
+            memory=plan.within_segment,
+            microbatch_size=inner.microbatch_size,
+        )
+        self._start, self._forward, self._turn, self._backward = map(jax.jit, segments)
+        self._plan = plan
+        self._params = problem.params
+        self._data = problem.train, problem.objective
+        self._watched = {name: getattr(problem, name) for name in WATCHED}
+        self._shape = inner.num_steps, problem.num_train
+        self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
+        self.num_segments = len(plan.segments)
+        self.cost = (3, 8 if plan.resident else 11)
+
+    def new_sweep(self) -> Sweep:
+        """One that has not begun; also the template to restore a saved one."""
+        (num_steps, _), (state, cotangent) = self._shape, self._trees()
+        return Sweep(
+            {name: np.zeros(num_steps + 1, np.float32) for name in (OBJECTIVE, *WATCHED)},
+            [_zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
+            [_zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
+            np.zeros(self._shape, np.float32),
+        )
+
+    def run_forward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
+        """Completes the curves of `sweep`; `done` is called after every segment."""
+        if sweep.forward == 0:
+            self._resident.clear()
+            state, losses = self._start(self._params, self._data, self._watched)
+            _put(sweep.starts, 0, state)
+            for name, loss in losses.items():
+                sweep.curves[name][0] = loss
+        state = self._state(sweep, sweep.forward)
+        for index in range(sweep.forward, self.num_segments):
+            steps = self._plan.segments[index]
+            after = self._forward(state, policy[steps], self._data, self._watched)
+            self._keep(index, after.kept)
+            for name, losses in after.losses.items():
+                sweep.curves[name][steps.start + 1 : steps.stop + 1] = losses
+            state = after.state
+            _put(sweep.starts, index + 1, state)
+            sweep.forward = index + 1
+            done(sweep)
+
+    def run_backward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
+        """Completes the policy's gradient after the forward sweep."""
+        num_steps, _ = self._shape
+        factors = np.full(num_steps, 1 / num_steps, np.float32)
+        last, factors[0] = factors[-1], 0  # L(theta_0) is not in the AUC
+        if sweep.backward == 0:
+            state = self._state(sweep, self.num_segments)
+            cotangent = self._turn(state, jnp.asarray(last), self._data)
+        else:
+            _, tree = self._trees()
+            cotangent = jax.tree.unflatten(jax.tree.structure(tree), sweep.cotangent)
+        for index in reversed(range(self.num_segments - sweep.backward)):
+            steps = self._plan.segments[index]
+            kept = self._fetch(index, policy, sweep)
+            cotangent, slopes = self._backward(
+                cotangent, kept, policy[steps], jnp.asarray(factors[steps]), self._data
+            )
+            sweep.policy_grad[steps] = slopes
+            sweep.cotangent = [np.asarray(leaf) for leaf in jax.tree.leaves(cotangent)]
+            sweep.backward += 1
+            done(sweep)
+
+    def _keep(self, index: int, kept: Any) -> None:
+        if self._plan.resident:
+            offload = self._plan.mode == "offload"
+            self._resident[index] = OffloadStates().keep(kept) if offload else kept
+
+    def _fetch(self, index: int, policy: jax.Array, sweep: Sweep) -> Any:
+        """What the forward sweep kept of a segment; made again where it is not at hand."""
+        if index in self._resident:
+            kept = self._resident.pop(index)
+            return OffloadStates().fetch(kept) if self._plan.mode == "offload" else kept
+        rows = policy[self._plan.segments[index]]
+        return self._forward(self._state(sweep, index), rows, self._data, self._watched).kept
+
+    def _trees(self) -> tuple[Any, Any]:
+        """Shapes of a state and of its cotangent."""
+        state, _ = jax.eval_shape(self._start, self._params, self._data, self._watched)
+        return state, jax.eval_shape(self._turn, state, jnp.zeros(()), self._data)
+
+    def _state(self, sweep: Sweep, index: int) -> TrainState:
+        state, _ = self._trees()
+        leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def _put(stacked: list[np.ndarray], index: int, tree: Any) -> None:
+    for array, leaf in zip(stacked, jax.tree.leaves(tree), strict=True):
+        array[index] = leaf
