@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lljax import checks
 from lljax.loss_auc import LossAuc
@@ -136,19 +137,86 @@ class OuterState(NamedTuple):
         return self.rejections == 0
 
 
-class OuterLoop(NamedTuple):
-    """The pure functions of a policy optimisation, for a loop of one's own.
+class StepControl(NamedTuple):
+    """An outer step in parts, for meta-gradients that are computed in one's own way.
 
-    `init` and `step` are whole outer steps. A step in parts, where the meta-gradient comes from
-    elsewhere (`lljax.build_segments`), is `propose`, then `take` or `reject`.
+    state = control.begin(policy, auc, policy_grad)
+    trial = control.propose(state)                         # then its AUC and, if that
+    state = control.take(state, trial_auc, trial_grad)     # is_better, its gradient;
+    state = control.reject(state, trial_auc)               # else this
     """
+
+    begin: Callable[[ArrayLike, ArrayLike, ArrayLike], OuterState]
+    propose: Callable[[OuterState], jax.Array]
+    take: Callable[[OuterState, ArrayLike, ArrayLike], OuterState]
+    reject: Callable[[OuterState, ArrayLike], OuterState]
+
+
+def build_step_control(
+    optimizer: PolicyOptimizer, *, grow: float = 1.2, shrink: float = 0.5
+) -> StepControl:
+    """The rules of `build_outer_loop` as pure functions that evaluate nothing themselves.
+
+    Args:
+      optimizer: the method.
+      grow: factor on the learning rate after a trial that was taken, >= 1.
+      shrink: factor on it after one that was not, in (0, 1).
+
+    Returns:
+      StepControl; every function costs O(T N). `take` rejects a trial whose AUC is not better or
+      whose gradient is not finite after all.
+    """
+    if not isinstance(optimizer, PolicyOptimizer):
+        raise ValueError(
+            f"`optimizer` must be a PolicyOptimizer, such as exponentiated_gradient(0.1) or "
+            f"projected_gradient(0.01); got {type(optimizer).__name__}. An optax optimiser is what "
+            f"build_loss_auc takes, for the inner training."
+        )
+    if grow < 1 or not 0 < shrink < 1:
+        raise ValueError(f"`grow` must be >= 1 and `shrink` in (0, 1); got {grow} and {shrink}.")
+
+    def begin(policy, auc, policy_grad):
+        one, zero = jnp.ones((), policy.dtype), jnp.zeros((), jnp.int32)
+        return OuterState(policy, auc, policy_grad, optimizer.init(policy), one, zero, auc)
+
+    def update(state):
+        return optimizer.update(state.policy_grad, state.optimizer_state, state.policy, state.scale)
+
+    def take(state, auc, policy_grad):
+        trial, optimizer_state = update(state)
+        zero = jnp.zeros_like(state.rejections)
+        taken = OuterState(trial, auc, policy_grad, optimizer_state, state.scale * grow, zero, auc)
+        good = is_better(state, auc) & jnp.isfinite(policy_grad).all()
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, reject(state, auc))
+
+    def reject(state, auc):
+        rejections = state.rejections + 1
+        # Not at the first one: momentum that overshoots is worth more than none.
+        stuck = rejections % RESTART_AFTER == 0
+        fresh = optimizer.restart(state.optimizer_state)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(stuck, new, old), fresh, state.optimizer_state
+        )
+        return state._replace(
+            optimizer_state=kept,
+            scale=state.scale * shrink,
+            rejections=rejections,
+            trial_auc=auc,
+        )
+
+    return StepControl(begin, lambda state: update(state)[0], take, reject)
+
+
+def is_better(state: OuterState, auc: ArrayLike) -> jax.Array:
+    """[] bool: whether a trial's AUC is finite and below that of the best policy so far."""
+    return jnp.isfinite(auc) & (auc < state.auc)
+
+
+class OuterLoop(NamedTuple):
+    """The two pure functions of a policy optimisation, for a loop of one's own."""
 
     init: Callable[[jax.Array, Params, Batch, Batch], OuterState]
     step: Callable[[OuterState, Params, Batch, Batch], OuterState]
-    begin: Callable[[jax.Array, jax.Array, jax.Array], OuterState]  # policy, AUC, its gradient
-    propose: Callable[[OuterState], jax.Array]  # the trial policy [T, N]
-    take: Callable[[OuterState, jax.Array, jax.Array], OuterState]  # trial's AUC, its gradient
-    reject: Callable[[OuterState, jax.Array], OuterState]  # trial's AUC
 
 
 def build_outer_loop(
@@ -167,74 +235,32 @@ def build_outer_loop(
       shrink: in (0, 1).
 
     Returns:
-      OuterLoop. `init(policy, params, train, desired) -> OuterState` and
-      `step(state, params, train, desired) -> OuterState` cost a meta-gradient each; a rejected
+      `init(policy, params, train, desired) -> OuterState` and
+      `step(state, params, train, desired) -> OuterState`. Cost: a meta-gradient each; a rejected
       step costs only the forward sweep of one (not under vmap, where `lax.cond` runs both sides).
-      The other functions cost O(T N); `take` rejects a trial that is not better after all.
     """
-    if not isinstance(optimizer, PolicyOptimizer):
-        raise ValueError(
-            f"`optimizer` must be a PolicyOptimizer, such as exponentiated_gradient(0.1) or "
-            f"projected_gradient(0.01); got {type(optimizer).__name__}. An optax optimiser is what "
-            f"build_loss_auc takes, for the inner training."
-        )
-    if grow < 1 or not 0 < shrink < 1:
-        raise ValueError(f"`grow` must be >= 1 and `shrink` in (0, 1); got {grow} and {shrink}.")
-
-    def begin(policy, auc, policy_grad):
-        one, zero = jnp.ones((), policy.dtype), jnp.zeros((), jnp.int32)
-        return OuterState(policy, auc, policy_grad, optimizer.init(policy), one, zero, auc)
-
-    def update(state):
-        return optimizer.update(state.policy_grad, state.optimizer_state, state.policy, state.scale)
-
-    def reject(state, auc):
-        rejections = state.rejections + 1
-        # Not at the first one: momentum that overshoots is worth more than none.
-        stuck = rejections % RESTART_AFTER == 0
-        fresh = optimizer.restart(state.optimizer_state)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(stuck, new, old), fresh, state.optimizer_state
-        )
-        return state._replace(
-            optimizer_state=kept,
-            scale=state.scale * shrink,
-            rejections=rejections,
-            trial_auc=auc,
-        )
-
-    def take(state, auc, policy_grad):
-        trial, optimizer_state = update(state)
-        zero = jnp.zeros_like(state.rejections)
-        taken = OuterState(trial, auc, policy_grad, optimizer_state, state.scale * grow, zero, auc)
-        good = is_better(state, auc) & jnp.isfinite(policy_grad).all()
-        rejected = reject(state, auc)
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, rejected)
+    control = build_step_control(optimizer, grow=grow, shrink=shrink)
 
     def init(policy, params, train, desired):
         (auc, _), policy_grad = jax.value_and_grad(loss_auc, has_aux=True)(
             policy, params, train, desired
         )
-        return begin(policy, auc, policy_grad)
+        return control.begin(policy, auc, policy_grad)
 
     def step(state, params, train, desired):
-        trial, _ = update(state)
         auc, pull_back, _ = jax.vjp(
-            lambda policy: loss_auc(policy, params, train, desired), trial, has_aux=True
+            lambda policy: loss_auc(policy, params, train, desired),
+            control.propose(state),
+            has_aux=True,
         )
 
-        def take_it():
+        def take():
             (policy_grad,) = pull_back(jnp.ones_like(auc))
-            return take(state, auc, policy_grad)
+            return control.take(state, auc, policy_grad)
 
-        return jax.lax.cond(is_better(state, auc), take_it, lambda: reject(state, auc))
+        return jax.lax.cond(is_better(state, auc), take, lambda: control.reject(state, auc))
 
-    return OuterLoop(init, step, begin, lambda state: update(state)[0], take, reject)
-
-
-def is_better(state: OuterState, auc: jax.Array) -> jax.Array:
-    """[] bool: whether a trial's AUC is finite and below that of the best policy so far."""
-    return jnp.isfinite(auc) & (auc < state.auc)
+    return OuterLoop(init, step)
 
 
 class OptimizedPolicy(NamedTuple):

@@ -29,7 +29,7 @@ class ForwardSegment(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """A training run and its adjoint in pieces; see `build_segments`. `data` is (train, desired)."""
+    """A training run and its adjoint in pieces; see `build_segments`."""
 
     start: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     forward: Callable[..., ForwardSegment]
@@ -54,11 +54,11 @@ def build_segments(
         for rows, factors in reversed(...):                      # factors [m]: dJ/dL before each
             cotangent, policy_grad = segments.backward(cotangent, kept, rows, factors, data)
 
-    For the AUC a factor is 1/T, and 0 at t = 0. `losses` holds the mean loss of the desired
-    examples under "objective" and that of every batch in `watched` under its name, in the same pass
-    over the run. Compile the functions with `jax.jit`. What `forward` kept of a segment is either
-    held until `backward` needs it or made again by `forward` from the same state: the memory of a
-    long run is then one segment's and the first states of all.
+    `data` is (train, desired). For the AUC a factor is 1/T, and 0 at t = 0. `losses` holds the mean
+    loss of the desired examples under "objective" and that of every batch in `watched` under its
+    name, measured in the same pass. Compile the functions with `jax.jit`. What `forward` kept of a
+    segment is either held until `backward` needs it, or made again by `forward` from the same
+    state: then a long run needs the memory of one segment and of the first states of all.
 
     Args:
       loss_fn: per-example losses, (params, batch of B) -> [B], nats.

@@ -194,7 +194,7 @@ def slope_along(model, params, direction, policy, rate, tokens, desired):
 
 
 def single_step_gradient(model, params, policy, rate, tokens, desired):
-    """dL(theta_1)/dgamma_n = -eta grad L(theta_1) . grad l_n(theta_0), for T = 1, in closed form."""
+    """dL(theta_1)/dgamma_n = -eta grad L(theta_1) . grad l_n(theta_0), for T = 1."""
     (after,) = train(model, params, policy, rate, tokens)
     mean = model.gradient(after, desired, np.full(len(desired), 1 / len(desired)))
     rows = (model.sequence_gradient(params, row) for row in tokens)

@@ -29,6 +29,9 @@ STRATEGIES = {
     "recomputed_from_1": {"memory": lljax.RecomputeStates(1)},
     "recomputed_from_8": {"memory": lljax.RecomputeStates(8)},
     "recomputed_from_more_than_T": {"memory": lljax.RecomputeStates(1000)},
+    "recomputed_twice": {"memory": lljax.RecomputeStates(depth=2)},
+    "recomputed_from_2": {"memory": lljax.RecomputeStates(2, depth=4)},
+    "offloaded": {"memory": lljax.OffloadStates()},
     "microbatches": {"microbatch_size": 4},
     "recomputed_microbatches": {"memory": lljax.RecomputeStates(), "microbatch_size": 5},
 }

@@ -134,6 +134,42 @@ def test_report_again_with_pdf(finished, tmp_path):
     assert list((workdir / "figures").glob("*.pdf"))
 
 
+@pytest.mark.parametrize("memory", ["offload", "recompute"])
+def test_where_states_are_kept_changes_no_bit(finished, tmp_path, memory):
+    workdir = tmp_path / memory
+    arguments = ("run", CONFIG, "--workdir", workdir, *SMALL, "--inner.memory", memory)
+    result = lljax_command(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"({memory})" in result.stderr
+    assert (workdir / "policy.npy").read_bytes() == (finished[0] / "policy.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "segments",  # of 12
+    [pytest.param(3, marks=pytest.mark.slow, id="forward"), pytest.param(9, id="backward")],
+)
+def test_killed_inside_an_outer_step_it_goes_on_inside(finished, tmp_path, segments):
+    workdir = tmp_path / "killed"
+    arguments = ("run", CONFIG, "--workdir", workdir, *SMALL, "--outer.checkpoint-seconds", "0")
+    with subprocess.Popen(
+        command(*arguments), stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as process:
+        wanted = workdir / "sweep" / str(2 * 14 + segments)  # C + 1 = 7 states, twice a step
+        while not wanted.exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    result = lljax_command(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "continuing within outer step 2, after" in result.stderr
+    assert (workdir / "policy.npy").read_bytes() == (finished[0] / "policy.npy").read_bytes()
+    assert not (workdir / "sweep").exists()
+
+
 @pytest.mark.parametrize("line", ["outer 0/8", "outer 6/8", "outer 8/8"])
 def test_killed_and_run_again_the_policy_is_the_same_to_the_byte(finished, tmp_path, line):
     workdir = tmp_path / "killed"

@@ -43,7 +43,7 @@ def percent(share: float | np.floating | None) -> str:
     if not is_number(share):
         return "-"
     size = abs(share)
-    if size < 1e-6:  # rounding of something computed from logarithms
+    if size < 1e-6:  # rounding
         share = 0.0
     form = ".0f" if 10 <= size < 1e4 else ".2g" if size < 0.1 else ".3g"
     # A no-break space: the sign stays on the number's line.
@@ -339,8 +339,8 @@ def scaling_caption(results: Results) -> str:
 
 def _gain(name: str, gain: float) -> str:
     """What Table 2 says of a coefficient; positive is better."""
-    if percent(gain) == percent(0):
-        return f"{name} is unchanged"
+    if abs(gain) < 5e-4:
+        return f"{name} hardly changes"
     return f"{name} {'improves' if gain > 0 else 'gets worse'} by {percent(abs(gain))}"
 
 

@@ -69,13 +69,17 @@ class Checkpoints:
         metrics = {"validation_auc": validation_auc}
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
+    def wait(self) -> None:
+        """Until everything saved so far is on disk."""
+        self._manager.wait_until_finished()
+
     def restore(self, step: int) -> OuterState:
         """The state that was saved as `step`.
 
         Raises:
           UserError: the checkpoint is missing, damaged or of another shape.
         """
-        self._manager.wait_until_finished()
+        self.wait()
         args: Any = ocp.args.StandardRestore(self._template)
         try:
             return self._manager.restore(step, args=args)
@@ -91,7 +95,7 @@ class SweepCheckpoints:
     """The newest state of the meta-gradient that an outer step is computing.
 
     Written at most every `every` seconds, and seldom enough that writing takes under a twentieth of
-    the time.
+    the time; after each segment where `every` is 0.
     """
 
     def __init__(self, folder: Path, every: float):
@@ -103,11 +107,13 @@ class SweepCheckpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
         return ocp.CheckpointManager(self._folder.resolve(), options=options)
 
-    def save_at_times(self, outer_step: int, sweep: Sweep) -> None:
+    def save_at_times(self, outer_step: int, sweep: Sweep, outer: Checkpoints) -> None:
         """Saves the sweep when it is time to."""
         started = time.monotonic()
-        if started - self._last < max(self._every, 20 * self._took):
+        wait = max(self._every, 20 * self._took) if self._every else 0
+        if started - self._last < wait:
             return
+        outer.wait()  # the sweep is of no use without the outer step before it
         with self._open() as manager:
             number = _number(outer_step, sweep)
             manager.save(number, args=ocp.args.StandardSave(dataclasses.asdict(sweep)))

@@ -15,11 +15,13 @@ usage: lljax COMMAND ...
 
   lljax run CONFIG [--workdir DIR] [flags]   optimise a learning policy and report on it;
                                              the same command again continues or tells the result
+  lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
   lljax report DIR [--pdf]                   draw the report of a finished run again
 
 Examples:
   lljax run configs/perceptron.py
   lljax run configs/perceptron.py --workdir runs/seed1 --seed 1 --outer.num-steps 40
+  lljax plan configs/transformer.py --data.path stories.txt
   lljax run configs/perceptron.py --help     all flags, with this config's values
 
 Exit status: 0 done, 1 the run failed, 2 the input is wrong.
@@ -41,10 +43,12 @@ def call(arguments: Sequence[str]) -> int:
         match command:
             case "run":
                 _run(rest)
+            case "plan":
+                _plan(rest)
             case "report":
                 _report(rest)
             case _:
-                raise UserError(f"there is no command `{command}`: use run or report.")
+                raise UserError(f"there is no command `{command}`: use run, plan or report.")
     except UserError as error:
         print(f"lljax: {error}", file=sys.stderr)
         return 2
@@ -57,14 +61,25 @@ def call(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _read_config(command: str, arguments: Sequence[str]) -> tuple[ExperimentConfig, Path]:
+    """The config that a command's first argument names, and a default workdir for it."""
     # The flags are made from the config's type, so its file is read before they are parsed.
-    named = arguments and not arguments[0].startswith("-")
-    default: ExperimentConfig = load_config(Path(arguments[0])) if named else PerceptronConfig()
-    if not named and not {"-h", "--help"} & set(arguments):
-        raise UserError("`lljax run` needs a CONFIG first, such as configs/perceptron.py.")
+    if arguments and not arguments[0].startswith("-"):
+        return load_config(Path(arguments[0])), Path("runs") / Path(arguments[0]).stem
+    if {"-h", "--help"} & set(arguments):
+        return PerceptronConfig(), Path("runs/NAME")
+    raise UserError(f"`lljax {command}` needs a CONFIG first, such as configs/perceptron.py.")
+
+
+def _program(command: str, arguments: Sequence[str]) -> str:
+    """For the usage line: names the config that the values shown belong to."""
+    named = [] if arguments[0].startswith("-") else [arguments[0]]
+    return " ".join(["lljax", command, *named])
+
+
+def _run(arguments: Sequence[str]) -> None:
+    default, default_workdir = _read_config("run", arguments)
     Config = type(default)
-    default_workdir = Path("runs") / Path(arguments[0]).stem if named else Path("runs/NAME")
 
     def command(
         config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
@@ -75,7 +90,7 @@ def _run(arguments: Sequence[str]) -> None:
 
         Trains conventionally, improves the policy gamma[t, n] by exact meta-gradients, keeps the
         one with the smallest loss AUC on validation data, and reports on test data. Run again on
-        the same workdir, it continues after the last outer step.
+        the same workdir, it continues where it was.
 
         Args:
             config_file: a Python file that defines get_config(), e.g. configs/perceptron.py
@@ -84,12 +99,32 @@ def _run(arguments: Sequence[str]) -> None:
         """
         return config, workdir
 
-    # Named in the usage line, the config that the values shown belong to.
-    prog = f"lljax run {arguments[0]}" if named else "lljax run"
-    config, workdir = tyro.cli(command, prog=prog, args=list(arguments))
+    config, workdir = tyro.cli(command, prog=_program("run", arguments), args=list(arguments))
     from lljax.experiment.run import run  # loads JAX's whole surroundings: not for --help
 
     run(config, workdir)
+
+
+def _plan(arguments: Sequence[str]) -> None:
+    default, _ = _read_config("plan", arguments)
+    Config = type(default)
+
+    def command(
+        config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
+    ) -> ExperimentConfig:
+        """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy.
+
+        Args:
+            config_file: a Python file that defines get_config(), e.g. configs/transformer.py
+            config: everything below, as for `lljax run`
+        """
+        return config
+
+    config = tyro.cli(command, prog=_program("plan", arguments), args=list(arguments))
+    from lljax.experiment.plan import describe, plan_run
+
+    print(describe(plan_run(config)))
 
 
 def _report(arguments: Sequence[str]) -> None:

@@ -96,7 +96,7 @@ class OuterConfig:
     patience: int | None = 20
     """Stop when the validation AUC has not improved for so many outer steps."""
     checkpoint_seconds: float = 60.0
-    """Least time between two checkpoints inside an outer step."""
+    """Least time between two checkpoints inside an outer step; 0 writes one after each segment."""
 
     def __post_init__(self) -> None:
         _require(self.num_steps >= 1, "outer.num_steps", "at least 1", self.num_steps)
@@ -263,7 +263,7 @@ def load_config(path: Path) -> ExperimentConfig:
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(config, ExperimentConfig):
         raise UserError(
-            f"get_config() of {path} must return an ExperimentConfig such as PerceptronConfig or TransformerConfig; "
+            f"get_config() of {path} must return a PerceptronConfig or a TransformerConfig; "
             f"got {type(config).__name__}."
         )
     return config

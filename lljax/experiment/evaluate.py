@@ -170,7 +170,8 @@ def _heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarr
 
 def samples(problem: Problem, policy: np.ndarray) -> dict[str, list[dict[str, Any]]] | None:
     """What samples.json holds: the training examples with the largest and smallest total weight."""
-    if problem.show is None:
+    show = problem.show
+    if show is None:
         return None
     totals = policy.mean(axis=0) * policy.shape[1]
     order = np.argsort(-totals, kind="stable")
@@ -180,7 +181,7 @@ def samples(problem: Problem, policy: np.ndarray) -> dict[str, list[dict[str, An
             "example": int(n),
             "weight": float(totals[n]),
             "perturbed": bool(problem.perturbed is not None and problem.perturbed[n]),
-            "text": problem.show(int(n)),
+            "text": show(int(n)),
         }
 
     return {

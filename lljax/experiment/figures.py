@@ -108,8 +108,11 @@ def _scale(axes: Axes, which: str, losses: Any) -> None:
 def _label_plainly(axis: Axis) -> None:
     """0.2 on a logarithmic axis, not 2 x 10^-1."""
     low, high = axis.get_view_interval()
-    # Losses of 8 down to 3 nats would otherwise get a single label.
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)))
+    # Losses of 8 down to 3 nats get more than one label, and weights over many orders of
+    # magnitude no more than there is room for.
+    span = high / low
+    labels = (1, 1.5, 2, 3, 5, 7) if span < 10 else (1, 2, 5) if span < 1000 else (1,)
+    axis.set_major_locator(LogLocator(subs=labels))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_formatter(NullFormatter())
 

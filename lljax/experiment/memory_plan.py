@@ -1,9 +1,9 @@
-"""How the steps of a run are cut into segments, and what is kept of them, within a memory budget."""
+"""How a run is cut into segments, and what is kept of its states, within a memory budget."""
 
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import psutil
@@ -15,6 +15,7 @@ from lljax.experiment.problem import Problem
 from lljax.memory import MemoryStrategy, RecomputeStates, StoreStates, recompute_within, states_held
 
 Mode = Literal["store", "offload", "recompute"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 GIGABYTE = 10**9
 
 
@@ -73,7 +74,7 @@ def plan_memory(problem: Problem, inner: InnerConfig) -> MemoryPlan:
       UserError: nothing fits into the budget, or the strategy that was asked for does not.
     """
     state = jax.eval_shape(lambda params: (params, problem.optimizer.init(params)), problem.params)
-    state_bytes, params_bytes = _num_bytes(state), _num_bytes(problem.params)
+    state_bytes, params_bytes = num_bytes(state), num_bytes(problem.params)
     needs_gradient = adjoint.needs_gradient(problem.optimizer, problem.params)
     record_bytes = state_bytes + (params_bytes if needs_gradient else 0)
     budget = free_device_memory() // 2
@@ -138,5 +139,6 @@ def free_host_memory() -> int:
     return free
 
 
-def _num_bytes(tree) -> int:
+def num_bytes(tree: Any) -> int:
+    """Of all arrays in a tree, or of arrays of such shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

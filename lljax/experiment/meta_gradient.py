@@ -46,6 +46,11 @@ class Sweep:
     backward: int = 0
 
     @property
+    def desired(self) -> np.ndarray:
+        """[T+1], the desired losses; the objective itself where nothing else is in it."""
+        return self.curves.get("desired", self.curves[OBJECTIVE])
+
+    @property
     def auc(self) -> np.float32:
         """The mean of the objective over t = 1 .. T."""
         return np.float32(self.curves[OBJECTIVE][1:].mean(dtype=np.float64))
@@ -70,8 +75,9 @@ class MetaGradient:
         self._plan = plan
         self._params = problem.params
         self._data = problem.train, problem.objective
-        self._watched = {name: getattr(problem, name) for name in WATCHED}
-        self._shape = inner.num_steps, problem.num_train
+        watched = {name: getattr(problem, name) for name in WATCHED}
+        self._watched = {n: b for n, b in watched.items() if b is not problem.objective}
+        self._shape = plan.num_steps, problem.num_train
         self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
         self.num_segments = len(plan.segments)
         self.cost = (3, 8 if plan.resident else 11)
@@ -80,11 +86,21 @@ class MetaGradient:
         """One that has not begun; also the template to restore a saved one."""
         (num_steps, _), (state, cotangent) = self._shape, self._trees()
         return Sweep(
-            {name: np.zeros(num_steps + 1, np.float32) for name in (OBJECTIVE, *WATCHED)},
+            {name: np.zeros(num_steps + 1, np.float32) for name in (OBJECTIVE, *self._watched)},
             [_zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
             [_zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
             np.zeros(self._shape, np.float32),
         )
+
+    def compile(self) -> list[jax.stages.Compiled]:
+        """The programs of a segment's two sweeps, for their figures."""
+        state, cotangent = self._trees()
+        rows = jax.ShapeDtypeStruct((self._plan.segment_length, self._shape[1]), np.float32)
+        factors = jax.ShapeDtypeStruct(rows.shape[:1], np.float32)
+        forward = self._forward.lower(state, rows, self._data, self._watched)
+        kept = forward.out_info.kept
+        backward = self._backward.lower(cotangent, kept, rows, factors, self._data)
+        return [forward.compile(), backward.compile()]
 
     def run_forward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
         """Completes the curves of `sweep`; `done` is called after every segment."""
@@ -150,6 +166,28 @@ class MetaGradient:
         state, _ = self._trees()
         leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def verify_offload(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> float:
+    """The error that off-loading makes in the gradient through the first two segments.
+
+    Memory has been moved wrongly by compilers before, so a run that off-loads asks first.
+
+    Returns:
+      The largest difference to the gradient from states on the device, over its largest entry; 0
+      where nothing is wrong, NaN where one of the two is not finite.
+    """
+    short = dataclasses.replace(plan, segments=plan.segments[:2])
+    policy = lljax.uniform_policy(short.num_steps, problem.num_train)
+    gradients = []
+    for mode in ("store", "offload"):
+        meta_gradient = MetaGradient(problem, inner, dataclasses.replace(short, mode=mode))
+        sweep = meta_gradient.new_sweep()
+        meta_gradient.run_forward(policy, sweep, lambda _: None)
+        meta_gradient.run_backward(policy, sweep, lambda _: None)
+        gradients.append(sweep.policy_grad)
+    stored, offloaded = gradients
+    return float(np.abs(offloaded - stored).max() / np.abs(stored).max())
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -193,7 +193,7 @@ def _samples(results: Results) -> list[tuple[str, list[dict[str, Any]]]]:
             f"{key.capitalize()} weight",
             [
                 {
-                    "weight": number(sample["weight"]),
+                    "weight": f"{sample['weight']:.3g}×",  # noqa: RUF001
                     "example": sample["example"],
                     "perturbed": sample.get("perturbed"),
                     "text": _shown(sample["text"]),

@@ -21,16 +21,17 @@ from lljax.experiment.config import ExperimentConfig
 from lljax.experiment.errors import RunFailed
 from lljax.experiment.evaluate import number
 from lljax.experiment.memory_plan import MemoryPlan, plan_memory
-from lljax.experiment.meta_gradient import WATCHED, MetaGradient, Sweep
+from lljax.experiment.meta_gradient import MetaGradient, Sweep, verify_offload
 from lljax.experiment.problem import Problem, build_problem, policy_optimizer
 from lljax.experiment.progress import AnalysisProgress, SweepProgress, log
 from lljax.experiment.results import load_results
 from lljax.experiment.workdir import Workdir, write_json, write_npy, write_npz
-from lljax.policy_optimizer import OuterState, is_better
+from lljax.policy_optimizer import OuterState, StepControl, is_better
 
 Metrics = dict[str, Any]
 
 DIVERGED = 10  # times the initial loss
+OFFLOAD_ERROR = 1e-5  # relative; more and off-loading is not trusted
 
 
 def run(config: ExperimentConfig, root: Path) -> None:
@@ -53,6 +54,15 @@ def run(config: ExperimentConfig, root: Path) -> None:
 def _run(config: ExperimentConfig, workdir: Workdir) -> None:
     problem = build_problem(config)
     plan = plan_memory(problem, config.inner)
+    if plan.mode == "offload":
+        error = verify_offload(problem, config.inner, plan)
+        if not error <= OFFLOAD_ERROR:
+            log(
+                f"warning: off-loaded states give a gradient that differs by {error:.1e} from that "
+                f"of stored states, so states are recomputed instead. This is a defect of the JAX "
+                f"version or of its driver."
+            )
+            plan = dataclasses.replace(plan, mode="recompute")
     experiment = _Experiment(config, problem, workdir, plan)
     log(
         f"{config.task}: T = {config.inner.num_steps} inner steps in {len(plan.segments)} "
@@ -83,10 +93,10 @@ class _Experiment:
         self.uniform = lljax.uniform_policy(inner.num_steps, self.problem.num_train)
         self.analyse = evaluate.build_analysis(self.problem, inner.microbatch_size)
         self.meta_gradient = MetaGradient(self.problem, inner, self.plan)
-        self.loop = lljax.build_outer_loop(
-            None, policy_optimizer(outer), grow=outer.grow, shrink=outer.shrink
+        control = lljax.build_step_control(
+            policy_optimizer(outer), grow=outer.grow, shrink=outer.shrink
         )
-        self.begin, self.propose, self.take, self.reject = map(jax.jit, self.loop[2:])
+        self.control = StepControl(*(jax.jit(function) for function in control))
         self.sweeps = SweepCheckpoints(self.workdir.sweep, outer.checkpoint_seconds)
         # Figures 6 to 8 follow the optimisation, which gains most in its first steps.
         halvings = (outer.num_steps >> k for k in range(outer.num_steps.bit_length()))
@@ -99,7 +109,7 @@ class _Experiment:
     def checkpoints(self) -> Checkpoints:
         shape = jax.ShapeDtypeStruct(self.uniform.shape, self.uniform.dtype)
         auc = jax.ShapeDtypeStruct((), np.float32)
-        template = jax.eval_shape(self.begin, shape, auc, shape)
+        template = jax.eval_shape(self.control.begin, shape, auc, shape)
         return Checkpoints(self.workdir.checkpoints, template)
 
     def optimize(self) -> None:
@@ -130,10 +140,10 @@ class _Experiment:
         started = time.monotonic()
 
         def check(sweep: Sweep) -> bool:
-            self._check_conventional(sweep.curves["desired"])
+            self._check_conventional(sweep.desired)
             return True
 
-        sweep = self._sweep(0, self.uniform, check)
+        sweep = self._sweep(0, self.uniform, check, checkpoints)
         bad = ~np.isfinite(sweep.policy_grad).all(axis=1)
         if bad.any():
             raise RunFailed(
@@ -141,21 +151,31 @@ class _Experiment:
                 f"{bad.size} inner steps, first at step {np.argmax(bad)}: the training is "
                 f"unstable. Lower inner.learning_rate ({self.config.inner.learning_rate})."
             )
-        state = self.begin(self.uniform, sweep.auc, sweep.policy_grad)
-        self._record(0, state, sweep.curves, started, checkpoints)
+        state = self.control.begin(self.uniform, sweep.auc, sweep.policy_grad)
+        self._record(0, state, sweep, started, checkpoints)
         return state
 
     def _outer_step(self, step: int, state: OuterState, checkpoints: Checkpoints) -> OuterState:
         started = time.monotonic()
-        sweep = self._sweep(step, self.propose(state), lambda s: bool(is_better(state, s.auc)))
+
+        def better(sweep: Sweep) -> bool:
+            return bool(is_better(state, sweep.auc))
+
+        sweep = self._sweep(step, self.control.propose(state), better, checkpoints)
         if sweep.backward:
-            state = self.take(state, sweep.auc, sweep.policy_grad)
+            state = self.control.take(state, sweep.auc, sweep.policy_grad)
         else:
-            state = self.reject(state, sweep.auc)
-        self._record(step, state, sweep.curves if state.accepted else None, started, checkpoints)
+            state = self.control.reject(state, sweep.auc)
+        self._record(step, state, sweep if state.accepted else None, started, checkpoints)
         return state
 
-    def _sweep(self, step: int, policy: jax.Array, go_on: Callable[[Sweep], bool]) -> Sweep:
+    def _sweep(
+        self,
+        step: int,
+        policy: jax.Array,
+        go_on: Callable[[Sweep], bool],
+        checkpoints: Checkpoints,
+    ) -> Sweep:
         """The curves of a policy and, if they are worth it, its gradient; resumes a saved sweep."""
         sweep = self.meta_gradient.new_sweep()
         saved = self.sweeps.restore(step, sweep)
@@ -166,33 +186,33 @@ class _Experiment:
         sweep = saved or sweep
         with SweepProgress(f"outer step {step}", sweep, self.meta_gradient) as progress:
 
-            def done(sweep: Sweep) -> None:
+            def after_segment(sweep: Sweep) -> None:
                 progress.update(sweep)
-                self.sweeps.save_at_times(step, sweep)
+                self.sweeps.save_at_times(step, sweep, checkpoints)
 
-            self.meta_gradient.run_forward(policy, sweep, done)
+            self.meta_gradient.run_forward(policy, sweep, after_segment)
             if go_on(sweep):
-                self.meta_gradient.run_backward(policy, sweep, done)
+                self.meta_gradient.run_backward(policy, sweep, after_segment)
         return sweep
 
     def _record(
         self,
         step: int,
         state: OuterState,
-        curves: dict[str, np.ndarray] | None,
+        sweep: Sweep | None,
         started: float,
         checkpoints: Checkpoints,
     ) -> None:
         """Writes an outer step's metrics, then its checkpoint, so that no metrics are missing."""
         if step in self.snapshot_steps:
             self._analysis(step, state.policy)
-        if curves is None:
+        if sweep is None:
             measured = {key: self.metrics[-1][key] for key in _MEASURED}
         else:
-            measured = self._measure(curves)
+            measured = self._measure(sweep)
         # A policy under which validation diverges is never the best.
         aucs = [_or_infinite(line["validation_auc"]) for line in [*self.metrics, measured]]
-        best = curves is not None and aucs[-1] < min(aucs[:-1], default=np.inf)
+        best = sweep is not None and aucs[-1] < min(aucs[:-1], default=np.inf)
         gap = lljax.optimality_gap(state.policy, state.policy_grad).mean()
         line = {
             "outer_step": step,
@@ -210,9 +230,9 @@ class _Experiment:
         checkpoints.save(step, state, aucs[-1] if best else np.inf)
         self._log_step(line)
 
-    def _measure(self, curves: dict[str, np.ndarray]) -> Metrics:
+    def _measure(self, sweep: Sweep) -> Metrics:
         conventional = self._analysis(0, self.uniform)
-        desired, validation = (jnp.asarray(curves[name]) for name in WATCHED)
+        desired, validation = map(jnp.asarray, (sweep.desired, sweep.curves["validation"]))
         ratios = {
             name: lljax.acceleration_ratio(jnp.asarray(conventional[name]), curve)
             for name, curve in (("desired", desired), ("validation", validation))

@@ -1,0 +1,267 @@
+"""What a run will need, before it is run: `lljax plan CONFIG`.
+
+Sizes are counted, working memory and FLOPs are the compiler's own figures for the very programs of
+the run, and the time comes from a probe: two inner steps forward and backward on a few
+micro-batches of the data, scaled up to all of them.
+"""
+
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax.checks import num_examples
+from lljax.experiment.config import ExperimentConfig, InnerConfig
+from lljax.experiment.evaluate import law_steps
+from lljax.experiment.memory_plan import MODES, MemoryPlan, num_bytes, plan_memory
+from lljax.experiment.meta_gradient import WATCHED, MetaGradient
+from lljax.experiment.problem import Problem, build_problem, policy_optimizer
+from lljax.experiment.results import SETS
+from lljax.memory import states_held
+from lljax.train_step import split_microbatches, weighted_gradient
+
+PROBE_STEPS = 2
+PROBE_REPEATS = 3
+PROBE_MICROBATCHES = (2, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """The needs of a run. Bytes, seconds and floating-point operations.
+
+    Attributes:
+      memory: how the run is cut and what is kept.
+      num_params: scalars in theta.
+      data_bytes: of all examples.
+      policy_bytes: of one array [T, N].
+      sweep_bytes: working memory of a meta-gradient beside what is kept: the larger of the forward
+        and the backward program's temporary and output arrays.
+      update_bytes: device memory while a policy is updated: the policies and gradients involved.
+      step_flops: of one inner step of a meta-gradient, recomputation included.
+      forward_seconds: of one inner step.
+      backward_seconds: of one inner step, recomputation included.
+      compile_seconds: of the two programs.
+      num_outer_steps: with the conventional policy's, step 0.
+      num_analyses: full analyses of a policy.
+    """
+
+    memory: MemoryPlan
+    num_params: int
+    data_bytes: int
+    policy_bytes: int
+    sweep_bytes: int
+    update_bytes: int
+    step_flops: float
+    forward_seconds: float
+    backward_seconds: float
+    compile_seconds: float
+    num_outer_steps: int
+    num_analyses: int
+
+    @property
+    def meta_gradient_seconds(self) -> float:
+        return self.memory.num_steps * (self.forward_seconds + self.backward_seconds)
+
+    @property
+    def analysis_seconds(self) -> float:
+        """A training run, and the contributions of all examples at the law's steps."""
+        num_steps = self.memory.num_steps
+        # A contribution takes 3 forward passes of an example where a step back takes 8.
+        law = 3 / 8 * self.backward_seconds * len(law_steps(num_steps))
+        return num_steps * self.forward_seconds + law
+
+    @property
+    def run_seconds(self) -> float:
+        """At most: every outer step is taken, none stops the run early."""
+        return (
+            self.compile_seconds
+            + self.num_outer_steps * self.meta_gradient_seconds
+            + self.num_analyses * self.analysis_seconds
+        )
+
+    def peak_bytes(self, mode: Any) -> int:
+        """Device memory in the worst moment, under a mode of keeping states."""
+        # The outer loop holds the best policy, its gradient and a momentum; the sweep its trial.
+        held = self.data_bytes + 4 * self.policy_bytes
+        sweeping = held + self.memory.device_bytes(mode) + self.sweep_bytes
+        return max(sweeping, self.data_bytes + self.update_bytes)
+
+
+def plan_run(config: ExperimentConfig) -> RunPlan:
+    """Compiles the programs of a run and probes how fast they are.
+
+    Raises:
+      UserError: the config or its data are unusable, or no strategy fits into memory.
+    """
+    problem = build_problem(config)
+    memory = plan_memory(problem, config.inner)
+    started = time.monotonic()
+    programs = MetaGradient(problem, config.inner, memory).compile()
+    compile_seconds = time.monotonic() - started
+    working = max(_memory(program).made for program in programs)
+    # What the forward program keeps is one of its outputs, and counted by the memory plan.
+    kept = states_held(memory.within_segment, memory.segment_length) * memory.record_bytes
+    policy = jax.ShapeDtypeStruct((config.inner.num_steps, problem.num_train), np.float32)
+    forward, backward = _probe(problem, config.inner, memory)
+    batches = [getattr(problem, name) for name in ("train", "objective", *SETS)]
+    halvings = config.outer.num_steps.bit_length() - 1
+    return RunPlan(
+        memory=memory,
+        num_params=sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
+        data_bytes=num_bytes(batches),
+        policy_bytes=num_bytes(policy),
+        sweep_bytes=max(0, working - kept),
+        update_bytes=_update_bytes(config, policy),
+        step_flops=_step_flops(problem, config.inner, memory),
+        forward_seconds=forward,
+        backward_seconds=backward,
+        compile_seconds=compile_seconds,
+        num_outer_steps=config.outer.num_steps + 1,
+        num_analyses=min(halvings, 7) + 2,
+    )
+
+
+class _Memory(NamedTuple):
+    """Bytes of a program: its arguments; its outputs and what it needs in between."""
+
+    given: int
+    made: int
+
+
+def _memory(program: jax.stages.Compiled) -> _Memory:
+    stats: Any = program.memory_analysis()
+    made = stats.output_size_in_bytes + stats.temp_size_in_bytes
+    return _Memory(stats.argument_size_in_bytes, made)
+
+
+def _update_bytes(config: ExperimentConfig, policy: jax.ShapeDtypeStruct) -> int:
+    """Device memory of `take`, the largest of the outer loop's own programs."""
+    control = lljax.build_step_control(policy_optimizer(config.outer))
+    auc = jax.ShapeDtypeStruct((), np.float32)
+    state = jax.eval_shape(control.begin, policy, auc, policy)
+    needed = _memory(jax.jit(control.take).lower(state, auc, policy).compile())
+    return needed.given + needed.made
+
+
+def _step_flops(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> float:
+    """Of one inner step, counted by the compiler on a micro-batch (it counts no loop's turns)."""
+    size = min(inner.microbatch_size or problem.num_train, problem.num_train)
+    piece = jax.tree.map(lambda leaf: leaf[:size], problem.train)
+    weights, params = jnp.ones(size), problem.params
+
+    def gradient(params):
+        examples = split_microbatches(piece, None)
+        return weighted_gradient(problem.loss_fn, params, examples, weights)
+
+    def flops(function, *arguments) -> float:
+        analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis()
+        return analysis["flops"] / size
+
+    loss = flops(lambda p: problem.loss_fn(p, piece), params)
+    grad = flops(gradient, params)
+    both = flops(lambda p, u: jax.jvp(gradient, (p,), (u,)), params, params)
+    objective = num_examples(problem.objective, "objective")
+    watched = sum(num_examples(getattr(problem, name), name) for name in WATCHED)
+    sweeps = 1 if plan.resident else len(plan.within_segment.split(plan.segment_length)) + 1
+    return (
+        problem.num_train * (sweeps * grad + both)
+        + objective * (sweeps * loss + grad)
+        + watched * sweeps * loss
+    )
+
+
+def _probe(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> tuple[float, float]:
+    """Seconds of an inner step, forward and backward.
+
+    The time is linear in the number of micro-batches, which run one after the other, so two sizes
+    of a smaller training set tell that of the whole one.
+    """
+    size = min(inner.microbatch_size or problem.num_train, problem.num_train)
+    counts = [count * size for count in PROBE_MICROBATCHES]
+    if problem.num_train <= counts[-1]:
+        counts = [problem.num_train]
+    times = []
+    for count in counts:
+        train = jax.tree.map(lambda leaf, n=count: leaf[:n], problem.train)
+        times.append(_measure(dataclasses.replace(problem, train=train), inner, plan))
+    if len(counts) == 1:
+        forward, backward = times[0]
+    else:
+        # a + b n through two points.
+        slope = (times[1] - times[0]) / (counts[1] - counts[0])
+        forward, backward = times[1] + slope * (problem.num_train - counts[1])
+    return float(forward), float(backward if plan.resident else forward + backward)
+
+
+def _measure(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> np.ndarray:
+    """Median seconds of a step, (forward, backward), by the programs of a run."""
+    steps = min(PROBE_STEPS, plan.num_steps)
+    short = dataclasses.replace(plan, mode="store", segments=(slice(0, steps),))
+    meta_gradient = MetaGradient(problem, inner, short)
+    policy = lljax.uniform_policy(steps, problem.num_train)
+    times = []
+    for _ in range(PROBE_REPEATS + 1):
+        sweep = meta_gradient.new_sweep()
+        started = time.monotonic()
+        meta_gradient.run_forward(policy, sweep, lambda _: None)
+        turned = time.monotonic()
+        meta_gradient.run_backward(policy, sweep, lambda _: None)
+        times.append((turned - started, time.monotonic() - turned))
+    return np.median(times[1:], axis=0) / steps  # the first one compiles
+
+
+def describe(plan: RunPlan) -> str:
+    """The plan in words, for a terminal."""
+    memory = plan.memory
+    meta = memory.num_steps * plan.step_flops
+    lines = [
+        f"parameters        {plan.num_params:,}; a state of the inner optimiser takes "
+        f"{_bytes(memory.state_bytes)}, the record of a step {_bytes(memory.record_bytes)}",
+        f"inner steps       {memory.num_steps:,} in {len(memory.segments)} segments of "
+        f"{memory.segment_length}",
+        f"arithmetic        {_count(plan.step_flops, 'FLOP')} an inner step, "
+        f"{_count(meta, 'FLOP')} a meta-gradient, "
+        f"{_count(meta * plan.num_outer_steps, 'FLOP')} in {plan.num_outer_steps} of them",
+        "",
+        f"memory            budget for kept states: {_bytes(memory.budget_bytes)}",
+        f"  {'strategy':<16}{'kept on the device':>20}{'peak on the device':>20}{'host':>12}",
+    ]
+    for mode in MODES:
+        chosen = "  <- chosen" if mode == memory.mode else ""
+        lines.append(
+            f"  {mode:<16}{_bytes(memory.device_bytes(mode)):>20}"
+            f"{_bytes(plan.peak_bytes(mode)):>20}{_bytes(memory.host_bytes(mode)):>12}{chosen}"
+        )
+    lines += [
+        f"  the peak holds data ({_bytes(plan.data_bytes)}), policies and their gradients "
+        f"({_bytes(plan.policy_bytes)} each) and working memory ({_bytes(plan.sweep_bytes)})",
+        "",
+        f"time              {_seconds(plan.forward_seconds)} forward and "
+        f"{_seconds(plan.backward_seconds)} backward an inner step, measured",
+        f"  meta-gradient   {_seconds(plan.meta_gradient_seconds)}",
+        f"  analysis        {_seconds(plan.analysis_seconds)}, of {plan.num_analyses} policies",
+        f"  whole run       {_seconds(plan.run_seconds)} at most",
+    ]
+    return "\n".join(lines)
+
+
+def _count(value: float, unit: str) -> str:
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def _bytes(value: float) -> str:
+    return _count(value, "B")
+
+
+def _seconds(value: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if value >= 2 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{1000 * value:.3g} ms"
