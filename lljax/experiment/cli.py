@@ -7,7 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from lljax.experiment.config import ExperimentConfig, PerceptronConfig, load_config
+from lljax.experiment.config import (
+    ExperimentConfig,
+    PerceptronConfig,
+    load_config,
+    load_configs,
+)
 from lljax.experiment.errors import RunFailed, UserError
 
 USAGE = """\
@@ -15,6 +20,7 @@ usage: lljax COMMAND ...
 
   lljax run CONFIG [--workdir DIR] [flags]   optimise a learning policy and report on it;
                                              the same command again continues or tells the result
+  lljax sweep CONFIG [--workdir DIR] [flags] several runs, and the table that compares them
   lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
   lljax report DIR [--pdf]                   draw the report of a finished run again
 
@@ -43,12 +49,14 @@ def call(arguments: Sequence[str]) -> int:
         match command:
             case "run":
                 _run(rest)
+            case "sweep":
+                _sweep(rest)
             case "plan":
                 _plan(rest)
             case "report":
                 _report(rest)
             case _:
-                raise UserError(f"there is no command `{command}`: use run, plan or report.")
+                raise UserError(f"there is no command `{command}`: use run, sweep, plan or report.")
     except UserError as error:
         print(f"lljax: {error}", file=sys.stderr)
         return 2
@@ -103,6 +111,40 @@ def _run(arguments: Sequence[str]) -> None:
     from lljax.experiment.run import run  # loads JAX's whole surroundings: not for --help
 
     run(config, workdir)
+
+
+def _sweep(arguments: Sequence[str]) -> None:
+    if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & set(arguments)):
+        raise UserError(
+            "`lljax sweep` needs a CONFIG first, such as configs/transformer_table2.py."
+        )
+    named = not arguments[0].startswith("-")
+    configs = load_configs(Path(arguments[0])) if named else {"row": PerceptronConfig()}
+    default = next(iter(configs.values()))
+    Config = type(default)
+    default_workdir = Path("runs") / (Path(arguments[0]).stem if named else "NAME")
+
+    def command(
+        config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
+        workdir: Path = default_workdir,
+    ) -> tuple[ExperimentConfig, Path]:
+        """Run several configs, each in a folder of its own, and print the table of Table 2.
+
+        The values shown are the first config's; a flag that is given applies to all of them. Run
+        again on the same workdir, it continues where it was.
+
+        Args:
+            config_file: a Python file that defines get_configs(), a config for each row's name
+            config: everything below
+            workdir: folder of the runs' folders, table.txt and table.json
+        """
+        return config, workdir
+
+    changed, workdir = tyro.cli(command, prog=_program("sweep", arguments), args=list(arguments))
+    from lljax.experiment.sweep import override, run_sweep
+
+    run_sweep(override(configs, default, changed), workdir)
 
 
 def _plan(arguments: Sequence[str]) -> None:

@@ -238,35 +238,66 @@ class TransformerConfig(ExperimentConfig):
         return "transformer"
 
 
-def load_config(path: Path) -> ExperimentConfig:
-    """Runs a config file and returns what its `get_config()` returns.
+def load_config(path: Path) -> Any:
+    """Runs a config file and returns what its `get_config()` returns, an ExperimentConfig.
 
     Raises:
       UserError: no such file, it does not run, or it does not define a config.
     """
+    return _check_config(_call(path, "get_config"), f"get_config() of {path} must return")
+
+
+def load_configs(path: Path) -> dict[str, ExperimentConfig]:
+    """As `load_config` for the `get_configs()` of a sweep: configs by name, all of one type."""
+    configs = _call(path, "get_configs")
+    if not isinstance(configs, dict) or not configs:
+        raise UserError(
+            f"get_configs() of {path} must return a dictionary of configs by name; got "
+            f"{type(configs).__name__ if not isinstance(configs, dict) else 'an empty one'}."
+        )
+    for name, config in configs.items():
+        _check_config(config, f"get_configs()[{name!r}] of {path} must be")
+        if not isinstance(name, str) or Path(name).name != name:
+            raise UserError(f"{path}: the name {name!r} in get_configs() must be a folder's name.")
+    kinds = {type(config).__name__ for config in configs.values()}
+    if len(kinds) > 1:
+        raise UserError(f"the configs of {path} must be of one type; got {', '.join(kinds)}.")
+    return configs
+
+
+def _check_config(config: Any, where: str) -> Any:
+    if not isinstance(config, ExperimentConfig):
+        raise UserError(
+            f"{where} a PerceptronConfig or a TransformerConfig; got {type(config).__name__}."
+        )
+    return config
+
+
+def _call(path: Path, function: str) -> Any:
+    """What a function of a config file returns."""
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
         near = difflib.get_close_matches(path.name, [file.name for file in folder.glob("*.py")], 1)
         hint = f" Did you mean {folder / near[0]}?" if near else ""
         raise UserError(f"CONFIG: there is no file {path}.{hint}")
-    spec = importlib.util.spec_from_file_location("lljax_config", path)
+    name = f"lljax_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"CONFIG must be a Python file (*.py) with get_config(); got {path}.")
+        raise UserError(f"CONFIG must be a Python file (*.py) with {function}(); got {path}.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses that the file defines look themselves up there
+    sys.modules[name] = module  # dataclasses that the file defines look themselves up there
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        if not hasattr(module, function):
+            other = {"get_config": "run", "get_configs": "sweep"}
+            others = [f"`lljax {verb}`" for known, verb in other.items() if hasattr(module, known)]
+            hint = f" It is one for {others[0]}." if others else ""
+            raise UserError(f"{path} defines no {function}().{hint}")
+        return getattr(module, function)()
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ExperimentConfig):
-        raise UserError(
-            f"get_config() of {path} must return a PerceptronConfig or a TransformerConfig; "
-            f"got {type(config).__name__}."
-        )
-    return config
 
 
 def config_to_dict(config: ExperimentConfig) -> dict[str, Any]:

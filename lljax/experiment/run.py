@@ -180,9 +180,8 @@ class _Experiment:
         sweep = self.meta_gradient.new_sweep()
         saved = self.sweeps.restore(step, sweep)
         if saved is not None:
-            log(
-                f"continuing within outer step {step}, {saved.forward + saved.backward} segments in"
-            )
+            segments = saved.forward + saved.backward
+            log(f"continuing within outer step {step}, after {segments} segments")
         sweep = saved or sweep
         with SweepProgress(f"outer step {step}", sweep, self.meta_gradient) as progress:
 
