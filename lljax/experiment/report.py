@@ -176,10 +176,12 @@ def _scaling_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def _key_facts(results: Results) -> list[str]:
     """The run in a line, under the title."""
     summary, size = results.summary, (results.config.get("data") or {}).get("num_train")
+    words = results.vocab_size
     return [
         f"seed {summary['seed']}",
         *([f"{size} training examples"] if size else []),
-        *([f"vocabulary of {results.vocab_size}"] if results.vocab_size else []),
+        # Two is the number of a binary label's values.
+        *([f"vocabulary of {words}"] if words and words > 2 else []),
         f"{summary['inner_steps']} inner steps",
         f"{summary['outer_steps']} outer steps",
         str(summary["device"]),
