@@ -99,17 +99,21 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     gradient, parameters at zero and later steps are not tried: trust ratios (LAMB) and unit-wise
     clipping can still be without derivative there.
     """
-    with jax.ensure_compile_time_eval():
+
+    def is_finite():
         ones = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
         # An array of one element keeps its gradient: normalising it may rightly have no
         # derivative at zero.
         gradient = jax.tree.map(lambda p: p if p.size <= 1 else p.at[(0,) * p.ndim].set(0), ones)
+        opt_state = optimizer.init(ones)
+        _, tangent = jax.jvp(
+            lambda g: optimizer.update(g, opt_state, ones)[0], (gradient,), (ones,)
+        )
+        return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tangent)]).all()
+
+    with jax.ensure_compile_time_eval():
         try:
-            opt_state = optimizer.init(ones)
-            _, tangent = jax.jvp(
-                lambda g: optimizer.update(g, opt_state, ones)[0], (gradient,), (ones,)
-            )
-            finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tangent))
+            finite = bool(jax.jit(is_finite)())
         except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
             return  # a traced learning rate, say: there is no number to look at
     if not finite:

@@ -361,6 +361,8 @@ def test_captions_hold_the_numbers_of_the_run(rendered):
     assert "over-fits the desired examples" in captions.objective_caption(results)
     assert "on 100\u00a0% of the losses" in captions.similarity_caption(results)
     assert "4 of 4 intervals" in captions.path_caption(results, "path_similarity", "SIM")
+    results.arrays["path_similarity"].fill(0.5)
+    assert captions.path_caption(results, "path_similarity", "SIM").endswith("SIM stays at 0.5000.")
 
 
 def test_a_contrary_result_is_said(workdir, without_drawing):

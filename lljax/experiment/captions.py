@@ -271,7 +271,7 @@ def path_caption(results: Results, key: str, what: str) -> str:
         f"From the conventional to the kept policy, the test CR {change(ratios[0], ratios[-1])} "
         f"and {what} {change(values[0], values[-1])}"
     )
-    if len(values) > 2:
+    if len(values) > 2 and np.diff(values).any():
         together = np.sign(np.diff(values)) * np.sign(np.diff(ratios)) > 0
         text += f"; they move the same way in {together.sum()} of {together.size} intervals"
     return f"{text}.{law_steps_sentence(results)}"

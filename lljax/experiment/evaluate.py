@@ -177,12 +177,10 @@ def samples(problem: Problem, policy: np.ndarray) -> dict[str, list[dict[str, An
     order = np.argsort(-totals, kind="stable")
 
     def describe(n: int) -> dict[str, Any]:
-        return {
-            "example": int(n),
-            "weight": float(totals[n]),
-            "perturbed": bool(problem.perturbed is not None and problem.perturbed[n]),
-            "text": show(int(n)),
-        }
+        sample = {"example": int(n), "weight": float(totals[n]), "text": show(int(n))}
+        if problem.perturbed is not None:
+            sample["perturbed"] = bool(problem.perturbed[n])
+        return sample
 
     return {
         "largest": [describe(n) for n in order[:SAMPLES]],

@@ -223,6 +223,10 @@ def _draw_excluded(results: Results) -> Figure:
     for curve, color in zip(results.arrays["path_zero_weight_curve"], colors, strict=True):
         right.plot(results.arrays["law_steps"], curve, color=color, **_law_stroke(results))
     right.set(xlabel="inner step $t$", ylabel=label)
+    for axis in (left, right):
+        # Shares that are all zero, as at a low rate, are not to be drawn around a negative axis.
+        top = max(axis.get_ylim()[1], 0.1)
+        axis.set_ylim(-0.04 * top, top)
     return figure
 
 
@@ -307,7 +311,8 @@ def _draw_perturbed(results: Results) -> Figure:
     positive = weights[np.isfinite(weights) & (weights > 0)]
     # Exponentiated gradient leaves weights of any order of magnitude near zero: one bar for them.
     low = float(np.clip(positive.min(initial=1), 1e-3, 0.5))
-    bins = np.geomspace(low, positive.max(initial=2), 31).tolist()
+    count = int(np.clip(np.sqrt(min(perturbed.sum(), (~perturbed).sum())), 8, 30))
+    bins = np.geomspace(low, positive.max(initial=2), count + 1).tolist()
     for chosen, color, label in ((~perturbed, GREEN, "clean"), (perturbed, ORANGE, "perturbed")):
         group = np.clip(np.nan_to_num(weights[chosen]), low, None)
         right.hist(

@@ -219,4 +219,4 @@ def sequence_loss(model: Transformer) -> LossFn:
 def init_params(model: Transformer, key: jax.Array) -> Params:
     """theta_0, float32: a dict of arrays."""
     tokens = jnp.zeros((1, model.context + 1), jnp.int32)
-    return model.init(key, tokens)["params"]
+    return jax.jit(model.init)(key, tokens)["params"]
