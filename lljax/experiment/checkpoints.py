@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -82,7 +84,9 @@ class Checkpoints:
         self.wait()
         args: Any = ocp.args.StandardRestore(self._template)
         try:
-            return self._manager.restore(step, args=args)
+            state = self._manager.restore(step, args=args)
+            # Arrays bound to a device, as orbax makes them, would compile every program again.
+            return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state)
         except Exception as error:
             raise UserError(
                 f"the checkpoint of outer step {step} in {self._folder} cannot be read "
