@@ -4,7 +4,7 @@
     lljax run configs/transformer_small.py --workdir runs/stories --data.path stories.txt
 
 One layer of width 32, N = 256 sequences of 32 tokens of the manual that ships with Python, half of
-them perturbed, K = 256, T = 140 steps of gradient descent.
+them perturbed, K = 256, T = 120 steps of gradient descent.
 """
 
 from lljax.experiment.config import (
@@ -18,7 +18,7 @@ from lljax.experiment.config import (
 
 def get_config() -> TransformerConfig:
     return TransformerConfig(
-        inner=InnerConfig(num_steps=140, learning_rate=0.8, microbatch_size=32),
+        inner=InnerConfig(num_steps=120, learning_rate=0.8, microbatch_size=32),
         outer=OuterConfig(num_steps=6, learning_rate=0.3, momentum=0.5, train_share=0.0),
         model=TransformerModel(width=32, num_layers=1, num_heads=4, initialization="torch"),
         data=TextData(

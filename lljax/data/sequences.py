@@ -19,6 +19,7 @@ from lljax.data.tokenizer import PAD, Tokenizer, load_tokenizer, read_model, tra
 
 _FORMAT = 1  # a change in how documents become windows needs a new number
 _SPLIT = "windows"
+_LARGEST_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of one document in a set; the first that works
 _SETS = ("test", "validation", "desired", "train")
 
 
@@ -181,10 +182,11 @@ def split_sequences(
     num_validation: int,
     num_test: int,
 ) -> SequenceSplit:
-    """Deals shuffled documents, each whole, to test, validation, desired and train, in that order.
+    """Deals shuffled documents to test, validation, desired and train, in that order.
 
-    A set takes documents until it has enough windows; those it has too many are left out. So the
-    test set of a seed depends only on its own size, not on those of the others.
+    A set takes documents until it has enough windows; no other set takes windows of those. A
+    document gives at most a sixteenth of a set, so that one long table does not decide what the
+    set is like; more only where the text has too few documents for that.
 
     Args:
       sequences: what `load_sequences` returns.
@@ -195,33 +197,47 @@ def split_sequences(
       TextError: there are not enough windows.
     """
     counts = np.bincount(sequences.document)
-    starts = np.cumsum(counts) - counts  # windows of a document stand together
     documents = np.flatnonzero(counts)
     np.random.Generator(np.random.PCG64(seed)).shuffle(documents)
-    ends = np.cumsum(counts[documents])  # windows of the documents up to each, in this order
     wanted = dict(zip(_SETS, (num_test, num_validation, num_desired, num_train), strict=True))
-    first = 0  # the first document that is left
+    for share in _LARGEST_SHARES:
+        sets = _deal(counts, documents, wanted, share)
+        if set(sets) == set(wanted):
+            return SequenceSplit(**sets)
+    raise _too_few(sets, counts, documents, wanted)
+
+
+def _deal(
+    counts: np.ndarray, documents: np.ndarray, wanted: dict[str, int], share: float
+) -> dict[str, np.ndarray]:
+    """The windows of each set, as far as the documents last."""
+    starts = np.cumsum(counts) - counts  # windows of a document stand together
     sets: dict[str, np.ndarray] = {}
     for name, number in wanted.items():
-        before = int(ends[first - 1]) if first else 0
-        after = int(np.searchsorted(ends, before + number)) + 1 if number else first
-        if after > len(documents):
-            raise _too_few(name, number, int(ends[-1]) - before, wanted, len(documents), ends)
-        mine = documents[first:after]
-        windows = [np.arange(starts[d], starts[d] + counts[d]) for d in mine]
+        most = np.minimum(counts[documents], max(1, int(number * share)))
+        used = int(np.searchsorted(np.cumsum(most), number)) + 1 if number else 0
+        if used > len(documents):
+            break
+        windows = [starts[d] + np.arange(m) for d, m in zip(documents[:used], most, strict=False)]
         sets[name] = np.concatenate([np.empty(0, np.int64), *windows])[:number]
-        first = after
-    return SequenceSplit(**sets)
+        documents = documents[used:]
+    return sets
 
 
 def _too_few(
-    name: str, number: int, left: int, wanted: dict[str, int], documents: int, ends: np.ndarray
+    sets: dict[str, np.ndarray], counts: np.ndarray, documents: np.ndarray, wanted: dict[str, int]
 ) -> TextError:
-    others = [f"data.num_{other}" for other in _SETS[: _SETS.index(name)] if wanted[other]]
+    """What to say where `sets` are all that could be filled, without a largest share."""
+    name = next(name for name in wanted if name not in sets)
+    used = np.searchsorted(
+        np.cumsum(counts), np.concatenate([np.empty(0, np.int64), *sets.values()]), side="right"
+    )
+    left = int(counts.sum() - counts[np.unique(used)].sum())
+    others = [f"data.num_{other}" for other in sets if wanted[other]]
     taken = f" after {', '.join(others)} took theirs (whole documents)" if others else ""
     lower = " or ".join([f"data.num_{name}", *others])
     return TextError(
-        f"data.num_{name} is {number}, but the text has only {left} sequences left{taken}; it has "
-        f"{int(ends[-1])} in {documents} documents. Lower {lower}, or data.context for more and "
-        f"shorter sequences, or give more text."
+        f"data.num_{name} is {wanted[name]}, but the text has only {left} sequences left{taken}; "
+        f"it has {int(counts.sum())} in {len(documents)} documents. Lower {lower}, or data.context "
+        f"for more and shorter sequences, or give more text."
     )

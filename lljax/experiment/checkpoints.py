@@ -15,6 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lljax.experiment.errors import UserError
 from lljax.experiment.meta_gradient import Sweep
+from lljax.experiment.progress import log
 from lljax.policy_optimizer import OuterState
 
 
@@ -135,8 +136,12 @@ class SweepCheckpoints:
             try:
                 args: Any = ocp.args.StandardRestore(dataclasses.asdict(template))
                 return Sweep(**manager.restore(number, args=args))
-            except Exception:
-                return None  # it can be computed again
+            except Exception as error:
+                log(
+                    f"warning: {self._folder / str(number)} cannot be read "
+                    f"({type(error).__name__}); outer step {outer_step} begins again"
+                )
+                return None
 
     def clear(self) -> None:
         """Forgets the sweep, which is over."""
