@@ -46,7 +46,8 @@ def build_loss_auc(
       loss_fn: per-example losses, (params, batch of B) -> [B], nats; the same function serves
         training and desired examples. Pure and deterministic: no dropout, no running statistics.
       optimizer: any optax optimiser. Clipping, schedules and momentum are differentiated exactly.
-      memory: which states are kept for the backward sweep (`StoreStates`, `RecomputeStates`).
+      memory: which states are kept for the backward sweep (`StoreStates`, `OffloadStates`,
+        `RecomputeStates`).
       microbatch_size: examples handled at once inside a step; all of them when None. It bounds
         the memory of activations and changes nothing but rounding.
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
@@ -56,9 +57,9 @@ def build_loss_auc(
       `loss_auc(policy, params, train, desired) -> (auc [], LossAucInfo)` with policy [T, N],
       differentiable in `policy` and `params`, not in what `loss_fn` or `optimizer` close over
       (JAX raises UnexpectedTracerError there: make it a leaf of `params`). Cost in forward passes
-      of an example, a step: 3 without gradient, 11 with it under `StoreStates`, 14 under
-      `RecomputeStates`. It raises ValueError at trace time when a shape or dtype does not fit,
-      when the derivative with respect to data is asked for, and when the optimiser's update
+      of an example, a step: 3 without gradient, 11 with it under `StoreStates`, 3 more for each
+      level of `RecomputeStates`. It raises ValueError at trace time when a shape or dtype does not
+      fit, when the derivative with respect to data is asked for, and when the optimiser's update
       cannot be differentiated.
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.

@@ -38,8 +38,9 @@ class OffloadStates(StoreStates):
 
     Time: 11 forward passes a step, and each state over the bus twice, beside the computation. It
     needs a device with the memory kind "pinned_host" (GPU, TPU, CPU) and cannot be differentiated
-    a second time by reverse mode. Compilers have moved memory wrongly before: try
-    `lljax.check_memory` before you trust it on a new machine.
+    a second time by reverse mode. Compilers have moved memory wrongly before: compare the gradient
+    of a few steps with that of `StoreStates` before you trust it on a new machine, as `lljax run`
+    does.
     """
 
     def keep(self, states: Any) -> Any:

@@ -75,6 +75,11 @@ def build_segments(
     Reference: arXiv:2402.17759, App. C.
     """
 
+    if microbatch_size is not None and microbatch_size < 1:
+        raise ValueError(
+            f"`microbatch_size` must be at least 1, or None for one pass; got {microbatch_size}."
+        )
+
     def describe(data: tuple[Batch, Batch]) -> adjoint.TrainingRun:
         examples = (split_microbatches(batch, microbatch_size) for batch in data)
         return adjoint.TrainingRun(loss_fn, optimizer, *examples)
@@ -89,6 +94,8 @@ def build_segments(
         return observe
 
     def start(params, data, watched):
+        if OBJECTIVE in watched:
+            raise ValueError(f"`watched` must not use the name {OBJECTIVE!r}, the desired losses'.")
         for name, batch in (("train", data[0]), ("desired", data[1]), *watched.items()):
             checks.check_loss_fn(loss_fn, params, batch, name)
         if check_optimizer:

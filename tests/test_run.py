@@ -258,7 +258,11 @@ def test_a_broken_config_file(tmp_path):
     )
     assert_refused(lljax_command("run", config), "mine.py", "steps")
     config.write_text("def get_config(): return {}\n")
-    assert_refused(lljax_command("run", config), "must return an ExperimentConfig", "dict")
+    assert_refused(
+        lljax_command("run", config),
+        "must return a PerceptronConfig or a TransformerConfig",
+        "dict",
+    )
 
 
 def test_anothers_workdir_is_not_touched(finished, tmp_path):

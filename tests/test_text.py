@@ -334,7 +334,7 @@ def test_all_windows_can_be_used(settings):
         ("a.txt", b"Only one line.", "data.vocab_size is 200, but the text supports at most"),
         ("a.txt", b"fine\nfine\nf\xe9 not", "a.txt is not UTF-8 text: byte 0xe9 in line 3"),
         ("a.txt.gz", b"plain", "cannot be unpacked as gzip"),
-        ("a.txt.gz", gzip.compress(b"long " * 99)[:-6], "cannot be unpacked as gzip"),
+        ("a.txt.gz", gzip.compress(b"long " * 99, mtime=0)[:-6], "cannot be unpacked as gzip"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "b', "line 3 is not JSON"),
         (
             "a.jsonl",

@@ -32,7 +32,7 @@ def perturb(
       tokens: [N, L + 1], a new array of the same dtype.
       perturbed: [N] bool, which rows are damaged.
     """
-    rng = np.random.Generator(np.random.PCG64(seed))
+    rng = np.random.Generator(np.random.PCG64([seed, 1]))  # not the stream that dealt the sets
     num_sequences, width = tokens.shape
     chosen = np.sort(rng.permutation(num_sequences)[: round(share * num_sequences)])
     perturbed = np.zeros(num_sequences, bool)

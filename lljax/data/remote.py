@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import glob
 import hashlib
+import http.client
 import importlib.util
 import io
 import os
@@ -75,7 +76,7 @@ def _why_unreachable(url: str) -> str | None:
             answer[0] = ""
         except urllib.error.URLError as error:
             answer[0] = str(error.reason)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             answer[0] = str(error)
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -148,7 +149,9 @@ def _fetch(url: str, part: Path, limit: int | None) -> None:
         raise TextError(
             f"data.path: {url} answers {error.code} {error.reason}. Check the address."
         ) from error
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, TextError):
+            raise
         raise TextError(
             f"data.path: {url} could not be fetched into {part.parent} ({error}). Nothing was kept."
         ) from error

@@ -60,7 +60,13 @@ def load_sequences(settings: TextSettings) -> Sequences:
             file_format="array_record",
         )
 
-    builder = remote.make_builder(make)
+    try:
+        builder = remote.make_builder(make)
+    except (OSError, ValueError) as error:
+        raise TextError(
+            f"data.cache_dir: {settings.cache_folder} cannot be read ({error}). Delete its folder "
+            f"{name}, or give another as data.cache_dir."
+        ) from error
     if not builder.data_path.exists():
         windows = _make_windows(documents, settings)
         try:

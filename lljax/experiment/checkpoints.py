@@ -1,6 +1,5 @@
 """Checkpoints through orbax: of the outer loop, one a step, and of a meta-gradient on its way."""
 
-import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -121,7 +120,9 @@ class SweepCheckpoints:
         outer.wait()  # the sweep is of no use without the outer step before it
         with self._open() as manager:
             number = _number(outer_step, sweep)
-            manager.save(number, args=ocp.args.StandardSave(dataclasses.asdict(sweep)))
+            saved = manager.save(number, args=ocp.args.StandardSave(vars(sweep)))
+        if not saved:
+            raise RuntimeError(f"orbax did not save {self._folder / str(number)}")
         self._last = time.monotonic()
         self._took = self._last - started
 
@@ -131,17 +132,17 @@ class SweepCheckpoints:
             return None
         with self._open() as manager:
             number = manager.latest_step()
-            if number is None or number // _numbers_a_step(template) != outer_step:
-                return None
-            try:
-                args: Any = ocp.args.StandardRestore(dataclasses.asdict(template))
-                return Sweep(**manager.restore(number, args=args))
-            except Exception as error:
-                log(
-                    f"warning: {self._folder / str(number)} cannot be read "
-                    f"({type(error).__name__}); outer step {outer_step} begins again"
-                )
-                return None
+            if number is not None and number // _numbers_a_step(template) == outer_step:
+                try:
+                    args: Any = ocp.args.StandardRestore(vars(template))
+                    return Sweep(**manager.restore(number, args=args))
+                except Exception as error:
+                    log(
+                        f"warning: {self._folder / str(number)} cannot be read "
+                        f"({type(error).__name__}); outer step {outer_step} begins again"
+                    )
+        self.clear()  # orbax would save nothing below the number of what is there
+        return None
 
     def clear(self) -> None:
         """Forgets the sweep, which is over."""

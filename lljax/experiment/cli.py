@@ -1,4 +1,4 @@
-"""The command line: `lljax run`, `lljax report`."""
+"""The command line: `lljax run`, `sweep`, `plan` and `report`."""
 
 import sys
 from collections.abc import Sequence
@@ -120,31 +120,35 @@ def _sweep(arguments: Sequence[str]) -> None:
         )
     named = not arguments[0].startswith("-")
     configs = load_configs(Path(arguments[0])) if named else {"row": PerceptronConfig()}
-    default = next(iter(configs.values()))
-    Config = type(default)
     default_workdir = Path("runs") / (Path(arguments[0]).stem if named else "NAME")
 
-    def command(
-        config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
-        config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
-        workdir: Path = default_workdir,
-    ) -> tuple[ExperimentConfig, Path]:
-        """Run several configs, each in a folder of its own, and print the table of Table 2.
+    def parse(default: ExperimentConfig) -> tuple[ExperimentConfig, Path]:
+        Config = type(default)
 
-        The values shown are the first config's; a flag that is given applies to all of them. Run
-        again on the same workdir, it continues where it was.
+        def command(
+            config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+            config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
+            workdir: Path = default_workdir,
+        ) -> tuple[ExperimentConfig, Path]:
+            """Run several configs, each in a folder of its own, and print the table of Table 2.
 
-        Args:
-            config_file: a Python file that defines get_configs(), a config for each row's name
-            config: everything below
-            workdir: folder of the runs' folders, table.txt and table.json
-        """
-        return config, workdir
+            The values shown are the first config's; a flag that is given applies to all of them.
+            Run again on the same workdir, it continues where it was.
 
-    changed, workdir = tyro.cli(command, prog=_program("sweep", arguments), args=list(arguments))
-    from lljax.experiment.sweep import override, run_sweep
+            Args:
+                config_file: a Python file that defines get_configs(), a config for each row's name
+                config: everything below
+                workdir: folder of the runs' folders, table.txt and table.json
+            """
+            return config, workdir
 
-    run_sweep(override(configs, default, changed), workdir)
+        return tyro.cli(command, prog=_program("sweep", arguments), args=list(arguments))
+
+    parsed = {name: parse(config) for name, config in configs.items()}
+    from lljax.experiment.sweep import run_sweep
+
+    workdir = next(iter(parsed.values()))[1]
+    run_sweep({name: config for name, (config, _) in parsed.items()}, workdir)
 
 
 def _plan(arguments: Sequence[str]) -> None:

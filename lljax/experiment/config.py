@@ -51,12 +51,12 @@ class InnerConfig:
     memory: Literal["auto", "store", "offload", "recompute"] = "auto"
     """What is kept of the T states for the backward sweep: all of them on the device, all in the
     host's memory, or the first of each segment; auto takes the first of these that fits. All give
-    the same bits."""
+    the same result, on a CPU to the bit."""
     memory_budget_gb: float | None = None
     """Device memory for kept states, in 10^9 bytes; half of what is free when not given."""
     segments: int | None = None
-    """Into how many pieces the T steps are cut, between which a run can be resumed; about sqrt(T)
-    when not given, which needs the least memory when states are recomputed."""
+    """Into how many pieces at most the T steps are cut, between which a run can be resumed; about
+    sqrt(T) when not given, which needs the least memory when states are recomputed."""
     microbatch_size: int | None = None
     """Training examples handled at once inside a step; all of them when not given."""
 
@@ -186,8 +186,9 @@ class TransformerModel:
 
     def __post_init__(self) -> None:
         for field in ("width", "num_layers", "num_heads"):
-            least = getattr(self, field)
-            _require(least >= 1, f"model.{field}", "at least 1", least)
+            _require(
+                getattr(self, field) >= 1, f"model.{field}", "at least 1", getattr(self, field)
+            )
         _require(
             self.width % self.num_heads == 0,
             "model.width",
@@ -257,7 +258,7 @@ def load_configs(path: Path) -> dict[str, ExperimentConfig]:
         )
     for name, config in configs.items():
         _check_config(config, f"get_configs()[{name!r}] of {path} must be")
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
             raise UserError(f"{path}: the name {name!r} in get_configs() must be a folder's name.")
     kinds = {type(config).__name__ for config in configs.values()}
     if len(kinds) > 1:

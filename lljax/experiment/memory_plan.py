@@ -114,7 +114,8 @@ def _choose(plan: MemoryPlan, inner: InnerConfig) -> Mode:
         return "store"
     separate = jax.devices()[0].platform != "cpu"  # else the host's memory is the device's
     room = free_host_memory() // 2
-    if separate and plan.host_bytes("offload") <= room:
+    fits = plan.device_bytes("offload") <= plan.budget_bytes
+    if separate and fits and plan.host_bytes("offload") <= room:
         return "offload"
     return "recompute"
 

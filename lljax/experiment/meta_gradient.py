@@ -3,7 +3,8 @@
 The T steps are cut into C segments. The first states of the segments always stay in the host's
 memory (and in checkpoints); what the backward sweep needs of the steps between stays on the device,
 goes to the host, or is thrown away and made again from the segment's first state by the program
-that made it before. So all three give the same bits, and so does a sweep that was resumed.
+that made it before. So where that program is deterministic, as on a CPU, all three give the same
+bits, and so does a sweep that was resumed.
 """
 
 import dataclasses
@@ -113,11 +114,11 @@ class MetaGradient:
         state = self._state(sweep, sweep.forward)
         for index in range(sweep.forward, self.num_segments):
             steps = self._plan.segments[index]
-            after = self._forward(state, policy[steps], self._data, self._watched)
-            self._keep(index, after.kept)
-            for name, losses in after.losses.items():
+            state, curves, kept = self._forward(state, policy[steps], self._data, self._watched)
+            self._keep(index, kept)
+            del kept  # or the next segment's would stand beside it
+            for name, losses in curves.items():
                 sweep.curves[name][steps.start + 1 : steps.stop + 1] = losses
-            state = after.state
             _put(sweep.starts, index + 1, state)
             sweep.forward = index + 1
             done(sweep)
@@ -139,10 +140,15 @@ class MetaGradient:
             cotangent, slopes = self._backward(
                 cotangent, kept, policy[steps], jnp.asarray(factors[steps]), self._data
             )
+            del kept
             sweep.policy_grad[steps] = slopes
             sweep.cotangent = [np.asarray(leaf) for leaf in jax.tree.leaves(cotangent)]
             sweep.backward += 1
             done(sweep)
+
+    def release(self) -> None:
+        """Frees what the forward sweep kept, which no backward sweep will want."""
+        self._resident.clear()
 
     def _keep(self, index: int, kept: Any) -> None:
         if self._plan.resident:

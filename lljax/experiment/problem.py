@@ -1,6 +1,7 @@
 """From a config to what the core works on: a loss, an optimiser, parameters and four data sets."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -106,6 +107,17 @@ def build_problem(config: ExperimentConfig) -> Problem:
         show=task.show,
         **task.sets,
     )
+
+
+def fingerprint(problem: Problem) -> str:
+    """A hash of all that a run is made of beside its config: the data and theta_0."""
+    digest = hashlib.sha256()
+    sets = (problem.train, problem.desired, problem.validation, problem.test, problem.params)
+    for leaf in jax.tree.leaves(sets):
+        array = np.asarray(leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def perceptron_loss(theta: jax.Array, batch: LabelledInputs) -> jax.Array:

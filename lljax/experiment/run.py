@@ -1,4 +1,4 @@
-"""One experiment from config to report, resumable after any outer step."""
+"""One experiment from config to report, resumable inside any outer step."""
 
 import dataclasses
 import importlib.metadata
@@ -22,7 +22,7 @@ from lljax.experiment.errors import RunFailed
 from lljax.experiment.evaluate import number
 from lljax.experiment.memory_plan import MemoryPlan, plan_memory
 from lljax.experiment.meta_gradient import MetaGradient, Sweep, verify_offload
-from lljax.experiment.problem import Problem, build_problem, policy_optimizer
+from lljax.experiment.problem import Problem, build_problem, fingerprint, policy_optimizer
 from lljax.experiment.progress import AnalysisProgress, SweepProgress, log
 from lljax.experiment.results import load_results
 from lljax.experiment.workdir import Workdir, write_json, write_npy, write_npz
@@ -53,10 +53,13 @@ def run(config: ExperimentConfig, root: Path) -> None:
 
 def _run(config: ExperimentConfig, workdir: Workdir) -> None:
     problem = build_problem(config)
+    workdir.claim_data(fingerprint(problem))
     plan = plan_memory(problem, config.inner)
     if plan.mode == "offload":
         error = verify_offload(problem, config.inner, plan)
-        if not error <= OFFLOAD_ERROR:
+        if np.isnan(error):
+            log("off-loading cannot be verified: the gradient of stored states is not finite or 0")
+        elif error > OFFLOAD_ERROR:
             log(
                 f"warning: off-loaded states give a gradient that differs by {error:.1e} from that "
                 f"of stored states, so states are recomputed instead. This is a defect of the JAX "
@@ -141,6 +144,13 @@ class _Experiment:
 
         def check(sweep: Sweep) -> bool:
             self._check_conventional(sweep.desired)
+            validation = sweep.curves["validation"]
+            if not np.isfinite(validation).all():
+                raise RunFailed(
+                    f"the validation loss of the conventional policy is not finite from inner step "
+                    f"{np.argmin(np.isfinite(validation))} on. Lower inner.learning_rate "
+                    f"({self.config.inner.learning_rate:g})."
+                )
             return True
 
         sweep = self._sweep(0, self.uniform, check, checkpoints)
@@ -189,9 +199,12 @@ class _Experiment:
                 progress.update(sweep)
                 self.sweeps.save_at_times(step, sweep, checkpoints)
 
-            self.meta_gradient.run_forward(policy, sweep, after_segment)
-            if go_on(sweep):
-                self.meta_gradient.run_backward(policy, sweep, after_segment)
+            try:
+                self.meta_gradient.run_forward(policy, sweep, after_segment)
+                if go_on(sweep):
+                    self.meta_gradient.run_backward(policy, sweep, after_segment)
+            finally:
+                self.meta_gradient.release()
         return sweep
 
     def _record(

@@ -21,7 +21,7 @@ def rows(workdirs: Mapping[str, Path]) -> list[dict[str, Any]]:
     Returns:
       A dictionary a workdir, in order: `name`; `status`, which is "finished", "unfinished" or
       "unreadable", and `problem`, the sentence that says why, or None; T and N as far as known. A
-      finished run has in addition `vocab_size`, `acceleration_ratio` and `auc` (test), the
+      finished run has in addition `vocab_size`, the acceleration ratios and test AUCs, the
       improvements of the scaling law and the perturbed examples' shares (1 is 100 %).
     """
     return [_row(name, Path(workdir)) for name, workdir in workdirs.items()]

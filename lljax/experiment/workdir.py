@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import numpy as np
 
 from lljax.experiment.config import ExperimentConfig, config_to_dict, flatten
 from lljax.experiment.errors import UserError
+
+# Settings that change how a run goes, not what comes out of it.
+_FREE = (*("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "data.cache_dir"),)
 
 
 class Workdir:
@@ -25,6 +30,7 @@ class Workdir:
     def __init__(self, root: Path):
         self.root = root
         self.config = root / "config.json"
+        self.data = root / "data.json"
         self.metrics = root / "metrics.jsonl"
         self.checkpoints = root / "checkpoints"
         self.sweep = root / "sweep"
@@ -72,7 +78,10 @@ class Workdir:
             except OSError as error:
                 raise UserError(f"--workdir {self.root} cannot be written: {error}.") from error
             return
-        there, here = flatten(self._read_config()), flatten(wanted)
+        there, here = (
+            {key: value for key, value in flatten(tree).items() if key not in _FREE}
+            for tree in (self._read_config(), wanted)
+        )
         differences = [
             f"{key} is {there.get(key, 'absent')} there and {here.get(key, 'absent')} here"
             for key in sorted({*there, *here})
@@ -82,6 +91,28 @@ class Workdir:
             raise UserError(
                 f"--workdir {self.root} belongs to a run of another config: "
                 f"{'; '.join(differences)}. Give this run a --workdir of its own."
+            )
+
+    def claim_data(self, digest: str) -> None:
+        """Makes the folder that of these data, or recognises them.
+
+        Raises:
+          UserError: the run was begun with other data.
+        """
+        if not self.data.exists():
+            write_json(self.data, {"sha256": digest})
+            return
+        try:
+            known = json.loads(self.data.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.data} cannot be read ({error}). Start in a new workdir."
+            ) from error
+        if known != digest:
+            raise UserError(
+                f"the data or initial parameters are not those that the run in {self.root} was "
+                f"begun with: the text (data.path, data.tfds, or the manual of another Python "
+                f"version) or a library has changed. Put it back, or give a --workdir of its own."
             )
 
     def _read_config(self) -> dict[str, Any]:
@@ -154,8 +185,10 @@ class Workdir:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}. Start in a new workdir.") from error
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{path} cannot be read: {error}. Remove it, and the same command makes it again."
+            ) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
