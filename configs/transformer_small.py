@@ -19,7 +19,7 @@ from lljax.experiment.config import (
 def get_config() -> TransformerConfig:
     return TransformerConfig(
         inner=InnerConfig(num_steps=120, learning_rate=0.8, microbatch_size=32),
-        outer=OuterConfig(num_steps=6, learning_rate=0.3, momentum=0.5, train_share=0.0),
+        outer=OuterConfig(num_steps=8, learning_rate=0.3, momentum=0.5, train_share=0.0),
         model=TransformerModel(width=32, num_layers=1, num_heads=4, initialization="torch"),
         data=TextData(
             vocab_size=256,
