@@ -73,9 +73,13 @@ def test_a_plan_comes_true(finished, cache):
     assert "meta-gradient" in text
 
 
+@pytest.mark.slow
 def test_a_budget_turns_the_plan(cache):
     result = lljax_command("plan", CONFIG, *TINY, *cache, "--inner.memory-budget-gb", "0.0001")
     assert re.search(r"recompute .*<- chosen", result.stdout), result.stdout + result.stderr
+
+
+def test_a_budget_that_holds_nothing_is_refused(cache):
     result = lljax_command("plan", CONFIG, *TINY, *cache, "--inner.memory-budget-gb", "1e-6")
     assert result.returncode == 2
     assert "inner.memory_budget_gb" in result.stderr

@@ -134,7 +134,7 @@ def test_report_again_with_pdf(finished, tmp_path):
     assert list((workdir / "figures").glob("*.pdf"))
 
 
-@pytest.mark.parametrize("memory", ["offload", "recompute"])
+@pytest.mark.parametrize("memory", [pytest.param("offload", marks=pytest.mark.slow), "recompute"])
 def test_where_states_are_kept_changes_no_bit(finished, tmp_path, memory):
     workdir = tmp_path / memory
     arguments = ("run", CONFIG, "--workdir", workdir, *SMALL, "--inner.memory", memory)
@@ -170,7 +170,14 @@ def test_killed_inside_an_outer_step_it_goes_on_inside(finished, tmp_path, segme
     assert not (workdir / "sweep").exists()
 
 
-@pytest.mark.parametrize("line", ["outer 0/8", "outer 6/8", "outer 8/8"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("outer 0/8", marks=pytest.mark.slow),
+        "outer 6/8",
+        pytest.param("outer 8/8", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_run_again_the_policy_is_the_same_to_the_byte(finished, tmp_path, line):
     workdir = tmp_path / "killed"
     arguments = ("run", CONFIG, "--workdir", workdir, *SMALL)
@@ -206,13 +213,48 @@ def test_killed_and_run_again_the_policy_is_the_same_to_the_byte(finished, tmp_p
 @pytest.mark.slow
 def test_killed_at_random_moments_until_it_is_done(finished, tmp_path):
     workdir, rng = tmp_path / "unlucky", np.random.default_rng(time.time_ns())
-    arguments = command("run", CONFIG, "--workdir", workdir, *SMALL)
+    often = ("--outer.checkpoint-seconds", "0")
+    arguments = command("run", CONFIG, "--workdir", workdir, *SMALL, *often)
     for _ in range(12):
         with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             time.sleep(rng.uniform(0.5, 8))
             process.kill()
     assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0
     assert (workdir / "policy.npy").read_bytes() == (finished[0] / "policy.npy").read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_data(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "copy")
+    (workdir / "report.html").unlink()
+    (workdir / "data.json").write_text(json.dumps({"sha256": "of another text"}))
+    result = lljax_command("run", CONFIG, "--workdir", workdir, *SMALL)
+    assert_refused(result, "not those that the run", "data.path")
+
+
+def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path):
+    from lljax.experiment.checkpoints import Checkpoints, SweepCheckpoints
+    from lljax.experiment.meta_gradient import Sweep
+
+    def new_sweep():
+        leaf = np.zeros((3, 2), np.float32)
+        return Sweep({"objective": leaf[:, 0]}, [leaf], [leaf[0]], leaf)
+
+    outer = Checkpoints(tmp_path / "checkpoints", np.zeros(2))
+    sweeps = SweepCheckpoints(tmp_path / "sweep", every=0)
+    halfway = new_sweep()
+    halfway.forward = 1
+    sweeps.save_at_times(5, halfway, outer)
+    assert sweeps.restore(5, new_sweep()).forward == 1
+    assert sweeps.restore(4, new_sweep()) is None  # of another step
+    sweeps.save_at_times(4, halfway, outer)
+    assert sweeps.restore(4, new_sweep()).forward == 1
+    (number,) = (tmp_path / "sweep").iterdir()
+    for file in number.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    assert sweeps.restore(4, new_sweep()) is None
+    sweeps.save_at_times(4, halfway, outer)
+    assert sweeps.restore(4, new_sweep()).forward == 1
 
 
 def assert_refused(result, *words, status=2):
