@@ -25,8 +25,14 @@ import jax.numpy as jnp
 import optax
 
 from lljax.memory import MemoryStrategy
-from lljax.train_step import MicroBatches, apply_optimizer, mean_loss, weighted_gradient
-from lljax.types import LossFn, Params, TrainState
+from lljax.train_step import (
+    MicroBatches,
+    apply_optimizer,
+    mean_loss,
+    split_microbatches,
+    weighted_gradient,
+)
+from lljax.types import Batch, LossFn, Params, TrainState
 
 
 class Record(NamedTuple):
@@ -51,6 +57,17 @@ class TrainingRun:
     optimizer: optax.GradientTransformation
     train: MicroBatches
     desired: MicroBatches
+
+    @classmethod
+    def over(
+        cls,
+        loss_fn: LossFn,
+        optimizer: optax.GradientTransformation,
+        data: tuple[Batch, Batch],
+        microbatch_size: int | None,
+    ) -> "TrainingRun":
+        """The run over `data`, (train, desired), cut into micro-batches."""
+        return cls(loss_fn, optimizer, *(split_microbatches(b, microbatch_size) for b in data))
 
     def init(self, params: Params) -> TrainState:
         return TrainState(params, self.optimizer.init(params))

@@ -73,6 +73,12 @@ def check_params(params: Params) -> None:
             )
 
 
+def check_microbatch_size(size: int | None) -> None:
+    """ValueError unless `size` is None or at least 1."""
+    if size is not None and size < 1:
+        raise ValueError(f"`microbatch_size` must be at least 1, or None for one pass; got {size}.")
+
+
 def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch, name: str) -> None:
     """ValueError unless `loss_fn(params, batch)` is a floating [B]."""
     check_params(params)

@@ -55,10 +55,7 @@ def contributions(
 
     Reference: arXiv:2402.17759, section 3.2.
     """
-    if microbatch_size is not None and microbatch_size < 1:
-        raise ValueError(
-            f"`microbatch_size` must be at least 1, or None for one pass; got {microbatch_size}."
-        )
+    checks.check_microbatch_size(microbatch_size)
     checks.check_loss_fn(loss_fn, params, train, "train")
     checks.check_loss_fn(loss_fn, params, desired, "desired")
     wanted = split_microbatches(desired, microbatch_size)

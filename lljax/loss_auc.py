@@ -9,7 +9,6 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from lljax import adjoint, checks
 from lljax.memory import MemoryStrategy, StoreStates
-from lljax.train_step import split_microbatches
 from lljax.types import Batch, LossAucInfo, LossFn, Params
 
 LossAuc = Callable[[jax.Array, Params, Batch, Batch], tuple[jax.Array, LossAucInfo]]
@@ -64,14 +63,10 @@ def build_loss_auc(
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
-    if microbatch_size is not None and microbatch_size < 1:
-        raise ValueError(
-            f"`microbatch_size` must be at least 1, or None for one pass; got {microbatch_size}."
-        )
+    checks.check_microbatch_size(microbatch_size)
 
     def describe(train: Batch, desired: Batch) -> adjoint.TrainingRun:
-        examples = (split_microbatches(batch, microbatch_size) for batch in (train, desired))
-        return adjoint.TrainingRun(loss_fn, optimizer, *examples)
+        return adjoint.TrainingRun.over(loss_fn, optimizer, (train, desired), microbatch_size)
 
     @jax.custom_vjp
     def loss_curve(policy, params, train, desired):

@@ -18,18 +18,22 @@ from typing import Any
 import jax
 
 
-@dataclasses.dataclass(frozen=True)
-class StoreStates:
-    """Keep all T states: the fastest way, where they fit. Time: 11 forward passes a step."""
-
-    def split(self, num_steps: int) -> tuple[int, ...]:
-        return (num_steps,)
+class _OnDevice:
+    """Kept states stay where they are."""
 
     def keep(self, states: Any) -> Any:
         return states
 
     def fetch(self, kept: Any) -> Any:
         return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreStates(_OnDevice):
+    """Keep all T states: the fastest way, where they fit. Time: 11 forward passes a step."""
+
+    def split(self, num_steps: int) -> tuple[int, ...]:
+        return (num_steps,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ class OffloadStates(StoreStates):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecomputeStates:
+class RecomputeStates(_OnDevice):
     """Keep k states, evenly spaced, and recompute the others a segment at a time; nested or not.
 
     Memory: k + ceil(T / k) states at depth 1, k depth + ceil(T / k^depth) in general; by default
@@ -84,12 +88,6 @@ class RecomputeStates:
             counts.append(min(self.num_kept, num_steps))
             num_steps = math.ceil(num_steps / counts[-1])
         return (*counts, num_steps)
-
-    def keep(self, states: Any) -> Any:
-        return states
-
-    def fetch(self, kept: Any) -> Any:
-        return kept
 
 
 MemoryStrategy = StoreStates | RecomputeStates

@@ -75,14 +75,10 @@ def build_segments(
     Reference: arXiv:2402.17759, App. C.
     """
 
-    if microbatch_size is not None and microbatch_size < 1:
-        raise ValueError(
-            f"`microbatch_size` must be at least 1, or None for one pass; got {microbatch_size}."
-        )
+    checks.check_microbatch_size(microbatch_size)
 
     def describe(data: tuple[Batch, Batch]) -> adjoint.TrainingRun:
-        examples = (split_microbatches(batch, microbatch_size) for batch in data)
-        return adjoint.TrainingRun(loss_fn, optimizer, *examples)
+        return adjoint.TrainingRun.over(loss_fn, optimizer, data, microbatch_size)
 
     def observer(run: adjoint.TrainingRun, watched: Mapping[str, Batch]):
         batches = {name: split_microbatches(b, microbatch_size) for name, b in watched.items()}

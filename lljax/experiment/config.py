@@ -36,6 +36,15 @@ def _require_positive(name: str, value: float) -> None:
     _require(0 < value < math.inf, name, "a number > 0", value)
 
 
+_SIZES = ("num_train", "num_desired", "num_validation", "num_test")
+
+
+def _require_counts(section: str, config: Any, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        _require(value >= 1, f"{section}.{field}", "at least 1", value)
+
+
 @dataclasses.dataclass(frozen=True)
 class InnerConfig:
     """The training run that is differentiated."""
@@ -129,8 +138,7 @@ class PerceptronData:
     """Noise of the training labels: standard deviation as a share of the teacher's output's."""
 
     def __post_init__(self) -> None:
-        for field in ("dim", "num_train", "num_desired", "num_validation", "num_test"):
-            _require(getattr(self, field) >= 1, f"data.{field}", "at least 1", getattr(self, field))
+        _require_counts("data", self, "dim", *_SIZES)
         noise = self.label_noise
         _require(0 <= noise < math.inf, "data.label_noise", "a number >= 0", noise)
 
@@ -157,8 +165,7 @@ class TextData(TextSettings):
             super().__post_init__()
         except TextError as error:
             raise UserError(str(error)) from error
-        for field in ("num_train", "num_desired", "num_validation", "num_test"):
-            _require(getattr(self, field) >= 1, f"data.{field}", "at least 1", getattr(self, field))
+        _require_counts("data", self, *_SIZES)
         share = self.perturbed_share
         _require(0 <= share <= 1, "data.perturbed_share", "in [0, 1]", share)
         count = self.perturbations
@@ -185,10 +192,7 @@ class TransformerModel:
     """Positions whose logits are held at once; those of a micro-batch when not given."""
 
     def __post_init__(self) -> None:
-        for field in ("width", "num_layers", "num_heads"):
-            _require(
-                getattr(self, field) >= 1, f"model.{field}", "at least 1", getattr(self, field)
-            )
+        _require_counts("model", self, "width", "num_layers", "num_heads")
         _require(
             self.width % self.num_heads == 0,
             "model.width",

@@ -33,6 +33,12 @@ def law_steps(num_steps: int) -> np.ndarray:
     return np.arange(0, num_steps, next(exact, least))
 
 
+def snapshot_steps(num_outer_steps: int) -> set[int]:
+    """The outer steps that figures 6 to 8 show: the optimisation gains most in its first ones."""
+    halvings = (num_outer_steps >> k for k in range(1, 8))
+    return {0, *halvings}
+
+
 def build_analysis(
     problem: Problem, microbatch_size: int | None
 ) -> Callable[[jax.Array, Callable[[int, int], None]], Analysis]:

@@ -8,6 +8,7 @@ bits, and so does a sweep that was resumed.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -85,17 +86,17 @@ class MetaGradient:
 
     def new_sweep(self) -> Sweep:
         """One that has not begun; also the template to restore a saved one."""
-        (num_steps, _), (state, cotangent) = self._shape, self._trees()
+        (num_steps, _), (state, cotangent) = self._shape, self._trees
         return Sweep(
             {name: np.zeros(num_steps + 1, np.float32) for name in (OBJECTIVE, *self._watched)},
-            [_zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
-            [_zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
+            [np.zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
+            [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
             np.zeros(self._shape, np.float32),
         )
 
     def compile(self) -> list[jax.stages.Compiled]:
         """The programs of a segment's two sweeps, for their figures."""
-        state, cotangent = self._trees()
+        state, cotangent = self._trees
         rows = jax.ShapeDtypeStruct((self._plan.segment_length, self._shape[1]), np.float32)
         factors = jax.ShapeDtypeStruct(rows.shape[:1], np.float32)
         forward = self._forward.lower(state, rows, self._data, self._watched)
@@ -106,7 +107,6 @@ class MetaGradient:
     def run_forward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
         """Completes the curves of `sweep`; `done` is called after every segment."""
         if sweep.forward == 0:
-            self._resident.clear()
             state, losses = self._start(self._params, self._data, self._watched)
             _put(sweep.starts, 0, state)
             for name, loss in losses.items():
@@ -132,7 +132,7 @@ class MetaGradient:
             state = self._state(sweep, self.num_segments)
             cotangent = self._turn(state, jnp.asarray(last), self._data)
         else:
-            _, tree = self._trees()
+            _, tree = self._trees
             cotangent = jax.tree.unflatten(jax.tree.structure(tree), sweep.cotangent)
         for index in reversed(range(self.num_segments - sweep.backward)):
             steps = self._plan.segments[index]
@@ -163,13 +163,14 @@ class MetaGradient:
         rows = policy[self._plan.segments[index]]
         return self._forward(self._state(sweep, index), rows, self._data, self._watched).kept
 
+    @functools.cached_property
     def _trees(self) -> tuple[Any, Any]:
         """Shapes of a state and of its cotangent."""
         state, _ = jax.eval_shape(self._start, self._params, self._data, self._watched)
         return state, jax.eval_shape(self._turn, state, jnp.zeros(()), self._data)
 
     def _state(self, sweep: Sweep, index: int) -> TrainState:
-        state, _ = self._trees()
+        state, _ = self._trees
         leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
@@ -194,10 +195,6 @@ def verify_offload(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> fl
         gradients.append(sweep.policy_grad)
     stored, offloaded = gradients
     return float(np.abs(offloaded - stored).max() / np.abs(stored).max())
-
-
-def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    return np.zeros(shape, dtype)
 
 
 def _put(stacked: list[np.ndarray], index: int, tree: Any) -> None:

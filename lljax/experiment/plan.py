@@ -16,7 +16,7 @@ import numpy as np
 import lljax
 from lljax.checks import num_examples
 from lljax.experiment.config import ExperimentConfig, InnerConfig
-from lljax.experiment.evaluate import law_steps
+from lljax.experiment.evaluate import law_steps, snapshot_steps
 from lljax.experiment.memory_plan import MODES, MemoryPlan, num_bytes, plan_memory
 from lljax.experiment.meta_gradient import WATCHED, MetaGradient
 from lljax.experiment.problem import Problem, build_problem, policy_optimizer
@@ -108,7 +108,6 @@ def plan_run(config: ExperimentConfig) -> RunPlan:
     policy = jax.ShapeDtypeStruct((config.inner.num_steps, problem.num_train), np.float32)
     forward, backward = _probe(problem, config.inner, memory)
     batches = {id(b): b for b in (getattr(problem, n) for n in ("train", "objective", *SETS))}
-    halvings = config.outer.num_steps.bit_length() - 1
     return RunPlan(
         memory=memory,
         num_params=sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
@@ -121,7 +120,7 @@ def plan_run(config: ExperimentConfig) -> RunPlan:
         backward_seconds=backward,
         compile_seconds=compile_seconds,
         num_outer_steps=config.outer.num_steps + 1,
-        num_analyses=min(halvings, 7) + 2,
+        num_analyses=len(snapshot_steps(config.outer.num_steps)) + 1,  # and the kept policy
     )
 
 

@@ -101,9 +101,7 @@ class _Experiment:
         )
         self.control = StepControl(*(jax.jit(function) for function in control))
         self.sweeps = SweepCheckpoints(self.workdir.sweep, outer.checkpoint_seconds)
-        # Figures 6 to 8 follow the optimisation, which gains most in its first steps.
-        halvings = (outer.num_steps >> k for k in range(outer.num_steps.bit_length()))
-        self.snapshot_steps = {0, *list(halvings)[1:8]}
+        self.snapshot_steps = evaluate.snapshot_steps(outer.num_steps)
 
     @property
     def best_step(self) -> int:
