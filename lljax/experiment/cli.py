@@ -69,14 +69,24 @@ def call(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _config_file(command: str, arguments: Sequence[str], example: str) -> Path | None:
+    """The file that a command's first argument names; None where only help is asked for."""
+    if arguments and not arguments[0].startswith("-"):
+        return Path(arguments[0])
+    if {"-h", "--help"} & set(arguments):
+        return None
+    raise UserError(f"`lljax {command}` needs a CONFIG first, such as {example}.")
+
+
 def _read_config(command: str, arguments: Sequence[str]) -> tuple[ExperimentConfig, Path]:
     """The config that a command's first argument names, and a default workdir for it."""
     # The flags are made from the config's type, so its file is read before they are parsed.
-    if arguments and not arguments[0].startswith("-"):
-        return load_config(Path(arguments[0])), Path("runs") / Path(arguments[0]).stem
-    if {"-h", "--help"} & set(arguments):
-        return PerceptronConfig(), Path("runs/NAME")
-    raise UserError(f"`lljax {command}` needs a CONFIG first, such as configs/perceptron.py.")
+    path = _config_file(command, arguments, "configs/perceptron.py")
+    return load_config(path) if path else PerceptronConfig(), _default_workdir(path)
+
+
+def _default_workdir(path: Path | None) -> Path:
+    return Path("runs") / (path.stem if path else "NAME")
 
 
 def _program(command: str, arguments: Sequence[str]) -> str:
@@ -114,13 +124,9 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _sweep(arguments: Sequence[str]) -> None:
-    if not arguments or (arguments[0].startswith("-") and not {"-h", "--help"} & set(arguments)):
-        raise UserError(
-            "`lljax sweep` needs a CONFIG first, such as configs/transformer_table2.py."
-        )
-    named = not arguments[0].startswith("-")
-    configs = load_configs(Path(arguments[0])) if named else {"row": PerceptronConfig()}
-    default_workdir = Path("runs") / (Path(arguments[0]).stem if named else "NAME")
+    path = _config_file("sweep", arguments, "configs/transformer_table2.py")
+    configs = load_configs(path) if path else {"row": PerceptronConfig()}
+    default_workdir = _default_workdir(path)
 
     def parse(default: ExperimentConfig) -> tuple[ExperimentConfig, Path]:
         Config = type(default)
