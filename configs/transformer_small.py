@@ -3,8 +3,8 @@
     lljax run configs/transformer_small.py
     lljax run configs/transformer_small.py --workdir runs/stories --data.path stories.txt
 
-One layer of width 32, N = 256 sequences of 32 tokens of the manual that ships with Python, half of
-them perturbed, K = 256, T = 120 steps of gradient descent.
+One layer of width 32, N = 512 sequences of 24 tokens of the manual that ships with Python, half of
+them perturbed, K = 384, T = 120 steps of gradient descent.
 """
 
 from lljax.experiment.config import (
@@ -18,14 +18,14 @@ from lljax.experiment.config import (
 
 def get_config() -> TransformerConfig:
     return TransformerConfig(
-        inner=InnerConfig(num_steps=120, learning_rate=0.8, microbatch_size=32),
-        outer=OuterConfig(num_steps=8, learning_rate=0.3, momentum=0.5, train_share=0.0),
+        inner=InnerConfig(num_steps=120, learning_rate=1.0, microbatch_size=128),
+        outer=OuterConfig(num_steps=6, learning_rate=0.3, momentum=0.5, grow=1.1, train_share=0.0),
         model=TransformerModel(width=32, num_layers=1, num_heads=4, initialization="torch"),
         data=TextData(
             vocab_size=256,
-            context=32,
-            num_train=256,
-            num_desired=256,
+            context=24,
+            num_train=512,
+            num_desired=384,
             num_validation=128,
             num_test=512,
             perturbations=40,

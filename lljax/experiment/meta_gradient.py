@@ -22,9 +22,7 @@ from lljax.experiment.memory_plan import MemoryPlan
 from lljax.experiment.problem import Problem
 from lljax.memory import OffloadStates
 from lljax.segments import OBJECTIVE
-from lljax.types import TrainState
-
-WATCHED = ("desired", "validation")
+from lljax.types import Batch, TrainState
 
 
 @dataclasses.dataclass
@@ -77,8 +75,7 @@ class MetaGradient:
         self._plan = plan
         self._params = problem.params
         self._data = problem.train, problem.objective
-        watched = {name: getattr(problem, name) for name in WATCHED}
-        self._watched = {n: b for n, b in watched.items() if b is not problem.objective}
+        self._watched = watched(problem)
         self._shape = plan.num_steps, problem.num_train
         self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
         self.num_segments = len(plan.segments)
@@ -173,6 +170,12 @@ class MetaGradient:
         state, _ = self._trees
         leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def watched(problem: Problem) -> dict[str, Batch]:
+    """The sets whose loss a sweep follows beside the objective, which may be the desired set."""
+    batches = {name: getattr(problem, name) for name in ("desired", "validation")}
+    return {name: batch for name, batch in batches.items() if batch is not problem.objective}
 
 
 def verify_offload(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> float:

@@ -1,11 +1,12 @@
 """What a run will need, before it is run: `lljax plan CONFIG`.
 
 Sizes are counted, working memory and FLOPs are the compiler's own figures for the very programs of
-the run, and the time comes from a probe: two inner steps forward and backward on a few
-micro-batches of the data, scaled up to all of them.
+the run, and the time comes from a probe: a few inner steps forward and backward on as many
+micro-batches as some seconds allow, scaled up to all of them.
 """
 
 import dataclasses
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -18,15 +19,15 @@ from lljax.checks import num_examples
 from lljax.experiment.config import ExperimentConfig, InnerConfig
 from lljax.experiment.evaluate import law_steps, snapshot_steps
 from lljax.experiment.memory_plan import MODES, MemoryPlan, num_bytes, plan_memory
-from lljax.experiment.meta_gradient import WATCHED, MetaGradient
+from lljax.experiment.meta_gradient import MetaGradient, watched
 from lljax.experiment.problem import Problem, build_problem, policy_optimizer
 from lljax.experiment.results import SETS
 from lljax.train_step import split_microbatches, weighted_gradient
 
-PROBE_STEPS = 2
-PROBE_REPEATS = 3
-PROBE_SECONDS = 10  # enough of them, if one takes long
-PROBE_MICROBATCHES = (1, 3)
+PROBE_STEPS = 2  # of a segment
+PROBE_SEGMENTS = 4
+PROBE_SECONDS = 10  # about, beside compilation
+LEAST_MICROBATCHES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,55 +165,71 @@ def _step_flops(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> float
     grad = flops(gradient, params)
     both = flops(lambda p, u: jax.jvp(gradient, (p,), (u,)), params, params)
     objective = num_examples(problem.objective, "objective")
-    watched = sum(num_examples(getattr(problem, name), name) for name in WATCHED)
-    sweeps = 1 if plan.resident else len(plan.within_segment.split(plan.segment_length)) + 1
+    followed = sum(num_examples(batch, name) for name, batch in watched(problem).items())
+    sweeps = _num_sweeps(plan)
     return (
         problem.num_train * (sweeps * grad + both)
         + objective * (sweeps * loss + grad)
-        + watched * sweeps * loss
+        + followed * sweeps * loss
     )
+
+
+def _num_sweeps(plan: MemoryPlan) -> int:
+    """How often a step is done in a meta-gradient."""
+    again = 0 if plan.resident else 1
+    return again + len(plan.within_segment.split(plan.segment_length))
 
 
 def _probe(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> tuple[float, float]:
     """Seconds of an inner step, forward and backward.
 
-    The time is linear in the number of micro-batches, which run one after the other, so two sizes
-    of a smaller training set tell that of the whole one.
+    The time is linear in the number of micro-batches, which run one after the other, so one of them
+    and as many as PROBE_SECONDS allow tell that of all.
     """
     size = min(inner.microbatch_size or problem.num_train, problem.num_train)
-    counts = [count * size for count in PROBE_MICROBATCHES]
-    if problem.num_train <= counts[-1]:
-        counts = [problem.num_train]
-    times = []
-    for count in counts:
-        train = jax.tree.map(lambda leaf, n=count: leaf[:n], problem.train)
-        times.append(_measure(dataclasses.replace(problem, train=train), inner, plan))
-    if len(counts) == 1:
-        forward, backward = times[0]
-    else:
-        # a + b n through two points.
-        slope = np.maximum(times[1] - times[0], 0) / (counts[1] - counts[0])
-        forward, backward = times[1] + slope * (problem.num_train - counts[1])
-    return float(forward), float(backward if plan.resident else forward + backward)
+    # The last one may be filled up, and then costs as much as a full one.
+    total = math.ceil(problem.num_train / size)
+
+    def measure(count: int, segments: int) -> np.ndarray:
+        train = jax.tree.map(lambda leaf: leaf[: count * size], problem.train)
+        return _measure(dataclasses.replace(problem, train=train), inner, plan, segments)
+
+    one = measure(1, PROBE_SEGMENTS)
+    seconds = one.sum() * PROBE_STEPS
+    count = min(total, max(LEAST_MICROBATCHES, int(PROBE_SECONDS / PROBE_SEGMENTS / seconds)))
+    forward, backward = one
+    if count > 1:
+        segments = np.clip(PROBE_SECONDS / (count * seconds), 2, PROBE_SEGMENTS)
+        several = measure(count, int(segments))
+        slope = np.maximum(several - one, 0) / (count - 1)
+        forward, backward = several + slope * (total - count)
+    return float(forward), float(backward + (_num_sweeps(plan) - 1) * forward)
 
 
-def _measure(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> np.ndarray:
-    """Median seconds of a step, (forward, backward), by the programs of a run."""
-    steps = min(PROBE_STEPS, plan.num_steps)
-    short = dataclasses.replace(plan, mode="store", segments=(slice(0, steps),))
+def _measure(
+    problem: Problem, inner: InnerConfig, plan: MemoryPlan, num_segments: int
+) -> np.ndarray:
+    """Seconds of a step, (forward, backward): medians over all segments but the first."""
+    starts = range(0, num_segments * PROBE_STEPS, PROBE_STEPS)
+    short = dataclasses.replace(
+        plan,
+        mode="store",
+        segments=tuple(slice(start, start + PROBE_STEPS) for start in starts),
+        within_segment=lljax.StoreStates(),
+    )
     meta_gradient = MetaGradient(problem, inner, short)
-    policy = lljax.uniform_policy(steps, problem.num_train)
-    times: list[tuple[float, float]] = []
-    while len(times) <= PROBE_REPEATS:  # the first one compiles
-        if len(times) > 1 and sum(map(sum, times[1:])) > PROBE_SECONDS:
-            break
-        sweep = meta_gradient.new_sweep()
-        started = time.monotonic()
-        meta_gradient.run_forward(policy, sweep, lambda _: None)
-        turned = time.monotonic()
-        meta_gradient.run_backward(policy, sweep, lambda _: None)
-        times.append((turned - started, time.monotonic() - turned))
-    return np.median(times[1:], axis=0) / steps
+    policy = lljax.uniform_policy(short.num_steps, problem.num_train)
+    sweep = meta_gradient.new_sweep()
+
+    def time_segments(run) -> float:
+        # A sweep compiles in its first segment, which also holds what it does but once.
+        moments: list[float] = []
+        run(policy, sweep, lambda _: moments.append(time.monotonic()))
+        return float(np.median(np.diff(moments))) / PROBE_STEPS
+
+    return np.array(
+        [time_segments(run) for run in (meta_gradient.run_forward, meta_gradient.run_backward)]
+    )
 
 
 def describe(plan: RunPlan) -> str:

@@ -1,0 +1,122 @@
+"""What `lljax plan` says of a config against what a few real steps then measure.
+
+    python -m benchmarks.plan_accuracy CONFIG [--steps 4] [--set data.num_train=2048 ...]
+
+The config's run is cut to a few inner steps; batches, model and programs keep their sizes. The plan
+of that run is made, then one outer step of it is taken: measured are the seconds of an inner step
+and the peak of memory, on an accelerator what its allocator reports, on a CPU the growth of the
+process during that step beside the arrays it had before.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import psutil
+
+import lljax
+from lljax.experiment.config import load_config
+from lljax.experiment.memory_plan import plan_memory
+from lljax.experiment.meta_gradient import MetaGradient
+from lljax.experiment.plan import describe, plan_run
+from lljax.experiment.problem import build_problem, policy_optimizer
+from lljax.experiment.run import device_name
+
+
+class PeakMemory:
+    """The largest device memory in use within a `with` block."""
+
+    def __enter__(self):
+        stats = jax.devices()[0].memory_stats()
+        self._counted = bool(stats and "peak_bytes_in_use" in stats)
+        self._arrays = sum(array.nbytes for array in jax.live_arrays())
+        self._process = psutil.Process()
+        self._before = self._largest = self._process.memory_info().rss
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def _watch(self):
+        while not self._over.wait(0.002):
+            self._largest = max(self._largest, self._process.memory_info().rss)
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._watcher.join()
+        grown = self._largest - self._before
+        stats = jax.devices()[0].memory_stats() if self._counted else None
+        self.bytes = stats["peak_bytes_in_use"] if stats else self._arrays + grown
+
+
+def cut(config, steps: int, overrides: list[str]):
+    for override in overrides:
+        name, value = override.split("=", 1)
+        section, field = name.split(".")
+        part = getattr(config, section)
+        old = getattr(part, field)
+        new = value if old is None or isinstance(old, str) else type(old)(value)
+        config = dataclasses.replace(config, **{section: dataclasses.replace(part, **{field: new})})
+    inner = dataclasses.replace(config.inner, num_steps=steps, segments=max(2, steps // 2))
+    outer = dataclasses.replace(config.outer, num_steps=1)
+    return dataclasses.replace(config, inner=inner, outer=outer)
+
+
+def measure(config) -> tuple[float, float, float]:
+    """Seconds of an inner step, forward and backward, and peak bytes, of an outer step."""
+    problem = build_problem(config)
+    plan = plan_memory(problem, config.inner)
+    meta_gradient = MetaGradient(problem, config.inner, plan)
+    control = lljax.build_step_control(policy_optimizer(config.outer))
+    uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
+
+    def outer_step(policy):
+        sweep = meta_gradient.new_sweep()
+        moments: dict[str, list[float]] = {"forward": [], "backward": []}
+        for name, times in moments.items():
+            run = getattr(meta_gradient, f"run_{name}")
+            run(policy, sweep, lambda _, times=times: times.append(time.monotonic()))
+        # The first segment of a sweep also holds what the sweep does but once.
+        length = plan.segment_length
+        return sweep, [statistics.median(np.diff(times)) / length for times in moments.values()]
+
+    sweep, _ = outer_step(uniform)  # compiles
+    state = control.begin(uniform, sweep.auc, sweep.policy_grad)
+    propose, take = jax.jit(control.propose), jax.jit(control.take)
+    jax.block_until_ready(take(state, sweep.auc, sweep.policy_grad))
+    with PeakMemory() as peak:
+        sweep, (forward, backward) = outer_step(propose(state))
+        jax.block_until_ready(take(state, sweep.auc, sweep.policy_grad))
+    return forward, backward, peak.bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--steps", type=int, default=4, help="inner steps, an even number >= 4")
+    parser.add_argument("--set", nargs="*", default=[], help="section.field=value")
+    options = parser.parse_args()
+    config = cut(load_config(options.config), options.steps, options.set)
+    print(f"{device_name()}, jax {jax.__version__}", flush=True)
+    plan = plan_run(config)
+    print(describe(plan), flush=True)
+    forward, backward, peak = measure(config)
+    planned = plan.peak_bytes(plan.memory.mode)
+    rows = {
+        "forward, s a step": (plan.forward_seconds, forward),
+        "backward, s a step": (plan.backward_seconds, backward),
+        "both, s a step": (plan.forward_seconds + plan.backward_seconds, forward + backward),
+        "peak memory, MB": (planned / 1e6, peak / 1e6),
+    }
+    print(f"\n{'':<20}{'planned':>12}{'measured':>12}{'planned / measured':>20}")
+    for name, (said, found) in rows.items():
+        print(f"{name:<20}{said:>12.4g}{found:>12.4g}{said / found:>20.2f}")
+
+
+if __name__ == "__main__":
+    main()
