@@ -5,6 +5,10 @@
 
 One layer of width 32, N = 512 sequences of 24 tokens of the manual that ships with Python, half of
 them perturbed, K = 384, T = 120 steps of gradient descent.
+
+Cost: 5 minutes on two cores, most of it seven meta-gradients of 1 TFLOP each.
+Expect: an acceleration ratio of 3.0 on test data, and 15 % of the weight on the perturbed half. On
+TinyStories, seeds 0 to 2: 3.1, 2.7, 2.9, and 10 to 13 %.
 """
 
 from lljax.experiment.config import (

@@ -13,7 +13,6 @@ TINY = (
     *("--data.num-train", "24", "--data.num-desired", "16", "--data.num-validation", "16"),
     *("--data.num-test", "16", "--data.context", "12", "--data.vocab-size", "96"),
     *("--model.width", "8", "--model.num-heads", "2", "--inner.microbatch-size", "16"),
-    *("--model.num-layers", "2"),
 )
 
 # Many documents, with letters enough for the vocabulary, none of them as long as the context.
@@ -62,7 +61,7 @@ def test_a_plan_comes_true(finished, cache):
     """Memory and states as counted by hand, and the strategy that the run took."""
     result = lljax_command("plan", CONFIG, *TINY, *cache)
     assert result.returncode == 0, result.stderr
-    width, vocabulary, context, layers = 8, 96, 12, 2
+    width, vocabulary, context, layers = 8, 96, 12, 1
     norms = (2 * layers + 1) * 2 * width
     parameters = (2 * vocabulary + context) * width + layers * 12 * width**2 + norms
     text = result.stdout

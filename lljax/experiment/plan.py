@@ -27,7 +27,7 @@ from lljax.train_step import split_microbatches, weighted_gradient
 PROBE_STEPS = 2  # of a segment
 PROBE_SEGMENTS = 4
 PROBE_SECONDS = 10  # about, beside compilation
-LEAST_MICROBATCHES = 3
+FEW_MICROBATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,11 +194,12 @@ def _probe(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> tuple[floa
         train = jax.tree.map(lambda leaf: leaf[: count * size], problem.train)
         return _measure(dataclasses.replace(problem, train=train), inner, plan, segments)
 
-    one = measure(1, PROBE_SEGMENTS)
-    seconds = one.sum() * PROBE_STEPS
-    count = min(total, max(LEAST_MICROBATCHES, int(PROBE_SECONDS / PROBE_SEGMENTS / seconds)))
-    forward, backward = one
-    if count > 1:
+    if total <= FEW_MICROBATCHES:
+        forward, backward = measure(total, PROBE_SEGMENTS)
+    else:
+        one = measure(1, PROBE_SEGMENTS)
+        seconds = one.sum() * PROBE_STEPS
+        count = min(total, max(FEW_MICROBATCHES, int(PROBE_SECONDS / PROBE_SEGMENTS / seconds)))
         segments = np.clip(PROBE_SECONDS / (count * seconds), 2, PROBE_SEGMENTS)
         several = measure(count, int(segments))
         slope = np.maximum(several - one, 0) / (count - 1)
@@ -282,4 +283,4 @@ def _seconds(value: float) -> str:
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if value >= 2 * size:
             return f"{value / size:.3g} {unit}"
-    return f"{1000 * value:.3g} ms"
+    return f"{1000 * value:.{3 if value < 1 else 4}g} ms"
