@@ -2,13 +2,15 @@
 
     python -m benchmarks.plan_accuracy CONFIG [--steps 4] [--set data.num_train=2048 ...]
 
-The config's run is cut to a few inner steps; batches, model and programs keep their sizes. The plan
-of that run is made, then one outer step of it is taken: measured are the seconds of an inner step
-and the peak of memory, on an accelerator what its allocator reports, on a CPU the growth of the
-process during that step beside the arrays it had before.
+The config's run is cut to a few inner steps in segments of two; batches and model keep their sizes.
+One outer step of it is taken, then its plan is made: measured are the seconds of an inner step and
+the peak of memory, on an accelerator what its allocator reports, on a CPU the growth of the process
+during that step beside the arrays it had before.
 """
 
 import argparse
+import ast
+import contextlib
 import dataclasses
 import statistics
 import threading
@@ -29,7 +31,7 @@ from lljax.experiment.run import device_name
 
 
 class PeakMemory:
-    """The largest device memory in use within a `with` block."""
+    """The largest device memory in use: within a `with` block, on an accelerator until its end."""
 
     def __enter__(self):
         stats = jax.devices()[0].memory_stats()
@@ -58,10 +60,10 @@ def cut(config, steps: int, overrides: list[str]):
     for override in overrides:
         name, value = override.split("=", 1)
         section, field = name.split(".")
-        part = getattr(config, section)
-        old = getattr(part, field)
-        new = value if old is None or isinstance(old, str) else type(old)(value)
-        config = dataclasses.replace(config, **{section: dataclasses.replace(part, **{field: new})})
+        with contextlib.suppress(ValueError, SyntaxError):  # else it is a string
+            value = ast.literal_eval(value)
+        part = dataclasses.replace(getattr(config, section), **{field: value})
+        config = dataclasses.replace(config, **{section: part})
     inner = dataclasses.replace(config.inner, num_steps=steps, segments=max(2, steps // 2))
     outer = dataclasses.replace(config.outer, num_steps=1)
     return dataclasses.replace(config, inner=inner, outer=outer)
@@ -103,9 +105,9 @@ def main() -> None:
     options = parser.parse_args()
     config = cut(load_config(options.config), options.steps, options.set)
     print(f"{device_name()}, jax {jax.__version__}", flush=True)
+    forward, backward, peak = measure(config)  # first: an accelerator counts from its start
     plan = plan_run(config)
     print(describe(plan), flush=True)
-    forward, backward, peak = measure(config)
     planned = plan.peak_bytes(plan.memory.mode)
     rows = {
         "forward, s a step": (plan.forward_seconds, forward),

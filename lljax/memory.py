@@ -106,14 +106,14 @@ def recompute_within(num_steps: int, max_states: int) -> RecomputeStates:
       max_states: the budget, e.g. bytes of memory to spare over bytes of a state.
 
     Raises:
-      ValueError: not even the deepest nesting, 2 log2(T) states, fits.
+      ValueError: no depth fits; about 2 log2(T) states are the least.
     """
     deepest = max(1, math.ceil(math.log2(num_steps)))
-    for depth in range(1, deepest + 1):
-        memory = RecomputeStates(depth=depth)
+    trees = [RecomputeStates(depth=depth) for depth in range(1, deepest + 1)]
+    for memory in trees:
         if states_held(memory, num_steps) <= max_states:
             return memory
-    least = states_held(RecomputeStates(depth=deepest), num_steps)
+    least = min(states_held(memory, num_steps) for memory in trees)
     raise ValueError(
         f"{num_steps} steps need room for at least {least} states; `max_states` is {max_states}."
     )

@@ -11,6 +11,7 @@ OWN_CACHE = CACHE not in os.environ
 if OWN_CACHE:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="lljax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(10**10)  # with a limit come locks
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

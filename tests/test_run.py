@@ -20,6 +20,9 @@ SMALL = (
     *("--data.num-validation", "128", "--data.num-test", "128"),
 )
 
+# A process that is killed must not leave half an entry in the cache that the tests share.
+TO_BE_KILLED = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
+
 
 def command(*arguments):
     return [sys.executable, "-m", "lljax.experiment.cli", *map(str, arguments)]
@@ -152,7 +155,12 @@ def test_killed_inside_an_outer_step_it_goes_on_inside(finished, tmp_path, segme
     workdir = tmp_path / "killed"
     arguments = ("run", CONFIG, "--workdir", workdir, *SMALL, "--outer.checkpoint-seconds", "0")
     with subprocess.Popen(
-        command(*arguments), stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+        command(*arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=TO_BE_KILLED,
+        start_new_session=True,
     ) as process:
         wanted = workdir / "sweep" / str(2 * 14 + segments)  # C + 1 = 7 states, twice a step
         while not wanted.exists():
@@ -182,7 +190,12 @@ def test_killed_and_run_again_the_policy_is_the_same_to_the_byte(finished, tmp_p
     workdir = tmp_path / "killed"
     arguments = ("run", CONFIG, "--workdir", workdir, *SMALL)
     with subprocess.Popen(
-        command(*arguments), stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+        command(*arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=TO_BE_KILLED,
+        start_new_session=True,
     ) as process:
         for printed in process.stderr:
             if printed.startswith(line):
@@ -216,7 +229,9 @@ def test_killed_at_random_moments_until_it_is_done(finished, tmp_path):
     often = ("--outer.checkpoint-seconds", "0")
     arguments = command("run", CONFIG, "--workdir", workdir, *SMALL, *often)
     for _ in range(12):
-        with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            arguments, cwd=ROOT, env=TO_BE_KILLED, stderr=subprocess.DEVNULL
+        ) as process:
             time.sleep(rng.uniform(0.5, 8))
             process.kill()
     assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0

@@ -93,8 +93,8 @@ def plan_memory(problem: Problem, inner: InnerConfig) -> MemoryPlan:
         except ValueError as error:
             raise UserError(
                 f"inner.memory_budget_gb: {budget / GIGABYTE:.3g} GB do not hold the states of the "
-                f"backward sweep, {record_bytes / GIGABYTE:.3g} GB each ({error}) Give it more, or "
-                f"take a smaller model."
+                f"backward sweep, {record_bytes / GIGABYTE:.3g} GB each ({error}) Give it more, "
+                f"cut the run into more inner.segments (now {count}), or take a smaller model."
             ) from error
     plan = MemoryPlan("recompute", segments, within, state_bytes, record_bytes, budget)
     return dataclasses.replace(plan, mode=_choose(plan, inner))

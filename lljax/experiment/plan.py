@@ -1,8 +1,8 @@
 """What a run will need, before it is run: `lljax plan CONFIG`.
 
 Sizes are counted, working memory and FLOPs are the compiler's own figures for the very programs of
-the run, and the time comes from a probe: a few inner steps forward and backward on as many
-micro-batches as some seconds allow, scaled up to all of them.
+the run, and the time comes from a probe: a few inner steps forward and backward on a few
+micro-batches, on more where that takes only seconds, scaled up to all of them.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from lljax.train_step import split_microbatches, weighted_gradient
 
 PROBE_STEPS = 2  # of a segment
 PROBE_SEGMENTS = 4
-PROBE_SECONDS = 10  # about, beside compilation
+PROBE_SECONDS = 10  # about, where a few micro-batches take less
 FEW_MICROBATCHES = 4
 
 
@@ -72,7 +72,8 @@ class RunPlan:
         """A training run, and the contributions of all examples at the law's steps."""
         num_steps = self.memory.num_steps
         # A contribution takes 3 forward passes of an example where a step back takes 8.
-        law = 3 / 8 * self.backward_seconds * len(law_steps(num_steps))
+        again = (_num_sweeps(self.memory) - 1) * self.forward_seconds
+        law = 3 / 8 * (self.backward_seconds - again) * len(law_steps(num_steps))
         return num_steps * self.forward_seconds + law
 
     @property
@@ -87,7 +88,9 @@ class RunPlan:
     def peak_bytes(self, mode: Any) -> int:
         """Device memory in the worst moment, under a mode of keeping states."""
         # The uniform and the best policy, its gradient and a momentum; in a sweep also the trial.
-        sweeping = 5 * self.policy_bytes + self.memory.device_bytes(mode) + self.sweep_bytes
+        policies = 5 * self.policy_bytes
+        states = 3 * self.memory.state_bytes  # theta_0, a sweep's state and its cotangent
+        sweeping = policies + states + self.memory.device_bytes(mode) + self.sweep_bytes
         return self.data_bytes + max(sweeping, self.policy_bytes + self.update_bytes)
 
 
@@ -105,7 +108,9 @@ def plan_run(config: ExperimentConfig) -> RunPlan:
     # What the forward program keeps is one of its outputs, and counted by the memory plan.
     counts = memory.within_segment.split(memory.segment_length)
     kept = counts[0] * (memory.record_bytes if len(counts) == 1 else memory.state_bytes)
-    working = max(_memory(forward_program).made - kept, _memory(backward_program).made)
+    # So are the deeper levels of recomputed states, which the backward program holds.
+    deeper = sum(counts[1:]) * memory.record_bytes
+    working = max(_memory(forward_program).made - kept, _memory(backward_program).made - deeper)
     policy = jax.ShapeDtypeStruct((config.inner.num_steps, problem.num_train), np.float32)
     forward, backward = _probe(problem, config.inner, memory)
     batches = {id(b): b for b in (getattr(problem, n) for n in ("train", "objective", *SETS))}
@@ -166,11 +171,11 @@ def _step_flops(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> float
     both = flops(lambda p, u: jax.jvp(gradient, (p,), (u,)), params, params)
     objective = num_examples(problem.objective, "objective")
     followed = sum(num_examples(batch, name) for name, batch in watched(problem).items())
-    sweeps = _num_sweeps(plan)
+    observed = 1 if plan.resident else 2  # sweeps in which losses are measured
     return (
-        problem.num_train * (sweeps * grad + both)
-        + objective * (sweeps * loss + grad)
-        + followed * sweeps * loss
+        problem.num_train * (_num_sweeps(plan) * grad + both)
+        + objective * (observed * loss + grad)
+        + followed * observed * loss
     )
 
 
@@ -202,7 +207,8 @@ def _probe(problem: Problem, inner: InnerConfig, plan: MemoryPlan) -> tuple[floa
         count = min(total, max(FEW_MICROBATCHES, int(PROBE_SECONDS / PROBE_SEGMENTS / seconds)))
         segments = np.clip(PROBE_SECONDS / (count * seconds), 2, PROBE_SEGMENTS)
         several = measure(count, int(segments))
-        slope = np.maximum(several - one, 0) / (count - 1)
+        # On a noisy machine several may seem no slower than one.
+        slope = np.where(several > one, (several - one) / (count - 1), several / count)
         forward, backward = several + slope * (total - count)
     return float(forward), float(backward + (_num_sweeps(plan) - 1) * forward)
 
@@ -211,6 +217,8 @@ def _measure(
     problem: Problem, inner: InnerConfig, plan: MemoryPlan, num_segments: int
 ) -> np.ndarray:
     """Seconds of a step, (forward, backward): medians over all segments but the first."""
+    most = plan.budget_bytes // (PROBE_STEPS * plan.record_bytes)  # that the device can hold
+    num_segments = max(2, min(num_segments, most))
     starts = range(0, num_segments * PROBE_STEPS, PROBE_STEPS)
     short = dataclasses.replace(
         plan,
