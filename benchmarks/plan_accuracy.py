@@ -1,6 +1,6 @@
 """What `lljax plan` says of a config against what a few real steps then measure.
 
-    python -m benchmarks.plan_accuracy CONFIG [--steps 4] [--set data.num_train=2048 ...]
+    python -m benchmarks.plan_accuracy CONFIG [--steps 4] [flags as for `lljax run`]
 
 The config's run is cut to a few inner steps in segments of two; batches and model keep their sizes.
 One outer step of it is taken, then its plan is made: measured are the seconds of an inner step and
@@ -9,8 +9,6 @@ during that step beside the arrays it had before.
 """
 
 import argparse
-import ast
-import contextlib
 import dataclasses
 import statistics
 import threading
@@ -20,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import psutil
+import tyro
 
 import lljax
 from lljax.experiment.config import load_config
@@ -56,14 +55,7 @@ class PeakMemory:
         self.bytes = stats["peak_bytes_in_use"] if stats else self._arrays + grown
 
 
-def cut(config, steps: int, overrides: list[str]):
-    for override in overrides:
-        name, value = override.split("=", 1)
-        section, field = name.split(".")
-        with contextlib.suppress(ValueError, SyntaxError):  # else it is a string
-            value = ast.literal_eval(value)
-        part = dataclasses.replace(getattr(config, section), **{field: value})
-        config = dataclasses.replace(config, **{section: part})
+def cut(config, steps: int):
     inner = dataclasses.replace(config.inner, num_steps=steps, segments=max(2, steps // 2))
     outer = dataclasses.replace(config.outer, num_steps=1)
     return dataclasses.replace(config, inner=inner, outer=outer)
@@ -101,9 +93,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--steps", type=int, default=4, help="inner steps, an even number >= 4")
-    parser.add_argument("--set", nargs="*", default=[], help="section.field=value")
-    options = parser.parse_args()
-    config = cut(load_config(options.config), options.steps, options.set)
+    options, flags = parser.parse_known_args()
+    config = load_config(options.config)
+    config = cut(tyro.cli(type(config), default=config, args=flags), options.steps)
     print(f"{device_name()}, jax {jax.__version__}", flush=True)
     forward, backward, peak = measure(config)  # first: an accelerator counts from its start
     plan = plan_run(config)

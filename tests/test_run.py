@@ -20,9 +20,6 @@ SMALL = (
     *("--data.num-validation", "128", "--data.num-test", "128"),
 )
 
-# A process that is killed must not leave half an entry in the cache that the tests share.
-TO_BE_KILLED = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
-
 
 def command(*arguments):
     return [sys.executable, "-m", "lljax.experiment.cli", *map(str, arguments)]
@@ -30,6 +27,19 @@ def command(*arguments):
 
 def lljax_command(*arguments):
     return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+def start_to_be_killed(*arguments, stderr=subprocess.PIPE):
+    """A process in a group of its own. It must not leave half an entry in the tests' cache."""
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
+    return subprocess.Popen(
+        command(*arguments),
+        stderr=stderr,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -154,14 +164,7 @@ def test_where_states_are_kept_changes_no_bit(finished, tmp_path, memory):
 def test_killed_inside_an_outer_step_it_goes_on_inside(finished, tmp_path, segments):
     workdir = tmp_path / "killed"
     arguments = ("run", CONFIG, "--workdir", workdir, *SMALL, "--outer.checkpoint-seconds", "0")
-    with subprocess.Popen(
-        command(*arguments),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=TO_BE_KILLED,
-        start_new_session=True,
-    ) as process:
+    with start_to_be_killed(*arguments) as process:
         wanted = workdir / "sweep" / str(2 * 14 + segments)  # C + 1 = 7 states, twice a step
         while not wanted.exists():
             assert process.poll() is None
@@ -189,14 +192,7 @@ def test_killed_inside_an_outer_step_it_goes_on_inside(finished, tmp_path, segme
 def test_killed_and_run_again_the_policy_is_the_same_to_the_byte(finished, tmp_path, line):
     workdir = tmp_path / "killed"
     arguments = ("run", CONFIG, "--workdir", workdir, *SMALL)
-    with subprocess.Popen(
-        command(*arguments),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=TO_BE_KILLED,
-        start_new_session=True,
-    ) as process:
+    with start_to_be_killed(*arguments) as process:
         for printed in process.stderr:
             if printed.startswith(line):
                 break
@@ -227,14 +223,12 @@ def test_killed_and_run_again_the_policy_is_the_same_to_the_byte(finished, tmp_p
 def test_killed_at_random_moments_until_it_is_done(finished, tmp_path):
     workdir, rng = tmp_path / "unlucky", np.random.default_rng(time.time_ns())
     often = ("--outer.checkpoint-seconds", "0")
-    arguments = command("run", CONFIG, "--workdir", workdir, *SMALL, *often)
+    arguments = ("run", CONFIG, "--workdir", workdir, *SMALL, *often)
     for _ in range(12):
-        with subprocess.Popen(
-            arguments, cwd=ROOT, env=TO_BE_KILLED, stderr=subprocess.DEVNULL
-        ) as process:
+        with start_to_be_killed(*arguments, stderr=subprocess.DEVNULL) as process:
             time.sleep(rng.uniform(0.5, 8))
             process.kill()
-    assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == 0
+    assert lljax_command(*arguments).returncode == 0
     assert (workdir / "policy.npy").read_bytes() == (finished[0] / "policy.npy").read_bytes()
 
 

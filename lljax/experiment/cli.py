@@ -34,6 +34,9 @@ Exit status: 0 done, 1 the run failed, 2 the input is wrong.
 """
 
 
+ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+
+
 def main() -> None:
     """The `lljax` command."""
     sys.exit(call(sys.argv[1:]))
@@ -100,7 +103,7 @@ def _run(arguments: Sequence[str]) -> None:
     Config = type(default)
 
     def command(
-        config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+        config_file: ConfigFile,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
         workdir: Path = default_workdir,
     ) -> tuple[ExperimentConfig, Path]:
@@ -132,7 +135,7 @@ def _sweep(arguments: Sequence[str]) -> None:
         Config = type(default)
 
         def command(
-            config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+            config_file: ConfigFile,
             config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
             workdir: Path = default_workdir,
         ) -> tuple[ExperimentConfig, Path]:
@@ -162,7 +165,7 @@ def _plan(arguments: Sequence[str]) -> None:
     Config = type(default)
 
     def command(
-        config_file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")],
+        config_file: ConfigFile,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
     ) -> ExperimentConfig:
         """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy.
