@@ -1,0 +1,121 @@
+"""The ways to one meta-gradient that a user of JAX could pick, and the registry of all ways.
+
+A builder takes a Problem and gives a Contender; all compute the same gradient of the same AUC.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import optax
+
+import lljax
+from benchmarks import torch_contenders
+from benchmarks.contender import Contender, MissingError, compiled
+from benchmarks.problems import LEARNING_RATE, Problem
+
+
+def _lljax(**strategy) -> Callable[[Problem], Contender]:
+    def build(problem):
+        loss_auc = lljax.build_loss_auc(problem.loss_fn, optax.sgd(LEARNING_RATE), **strategy)
+        return compiled(loss_auc, problem)
+
+    return build
+
+
+def _scan(scan: Callable, gradient_of: Callable | None = None) -> Callable[[Problem], Contender]:
+    """The loss AUC as a user without lljax would write it, over the given kind of scan."""
+
+    def build(problem):
+        optimizer = optax.sgd(LEARNING_RATE)
+        gradient = (gradient_of or _plain_gradient)(problem.loss_fn)
+
+        def loss_auc(policy, params, train, desired):
+            def step(state, row):
+                params, opt_state = state
+                updates, opt_state = optimizer.update(
+                    gradient(params, row, train), opt_state, params
+                )
+                params = optax.apply_updates(params, updates)
+                return (params, opt_state), problem.loss_fn(params, desired).mean()
+
+            _, losses = scan(step, (params, optimizer.init(params)), policy)
+            return losses.mean(), losses
+
+        return compiled(loss_auc, problem)
+
+    return build
+
+
+def _plain_gradient(loss_fn):
+    return lambda params, row, train: jax.grad(lambda p: row @ loss_fn(p, train))(params)
+
+
+def _checkpointed_scan(step, state, policy):
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, policy)
+
+
+def _equinox_scan(step, state, policy):
+    import equinox.internal
+
+    return equinox.internal.scan(step, state, policy, kind="checkpointed")
+
+
+def _equinox(problem: Problem) -> Contender:
+    if importlib.util.find_spec("equinox") is None:
+        raise MissingError("pip install equinox")
+    return _scan(_equinox_scan)(problem)
+
+
+def _mixed_mode_gradient(loss_fn):
+    """The weighted gradient with a forward-mode pass as its reverse rule (arXiv:2505.00793)."""
+
+    def gradient_and_losses(params, row, train):
+        losses, pull_back = jax.vjp(lambda p: loss_fn(p, train), params)
+        return pull_back(row)[0], losses
+
+    @jax.custom_vjp
+    def gradient(params, row, train):
+        return gradient_and_losses(params, row, train)[0]
+
+    def forward(*arguments):
+        return gradient(*arguments), arguments
+
+    def backward(arguments, direction):
+        params, row, train = arguments
+        _, (curvature, slopes) = jax.jvp(
+            lambda p: gradient_and_losses(p, row, train), (params,), (direction,)
+        )
+        return curvature, slopes, None
+
+    gradient.defvjp(forward, backward)
+    return gradient
+
+
+def _without_source(build: Callable[[Problem], Contender]):
+    return lambda problem, source: build(problem)
+
+
+CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
+    "lljax": _without_source(_lljax()),
+    "lljax, micro-batches of 8": _without_source(_lljax(microbatch_size=8)),
+    "lljax, micro-batches of 16": _without_source(_lljax(microbatch_size=16)),
+    "lljax, recomputed": _without_source(_lljax(memory=lljax.RecomputeStates())),
+    "scan": _without_source(_scan(jax.lax.scan)),
+    "scan, jax.checkpoint": _without_source(_scan(_checkpointed_scan)),
+    "equinox, checkpointed": _without_source(_equinox),
+    "mixed-mode VJP": _without_source(_scan(_checkpointed_scan, _mixed_mode_gradient)),
+    "PyTorch": torch_contenders.plain,
+    "TorchOpt": torch_contenders.torchopt,
+    "public code, one batch": torch_contenders.public_code(script_batches=False),
+    "public code, its batches": torch_contenders.public_code(script_batches=True),
+}
+"""Name -> builder; it raises MissingError for what is not installed."""
+
+
+def fits(name: str, problem: str) -> bool:
+    """Whether a contender makes sense for a problem."""
+    if problem == "perceptron":
+        return "micro-batches" not in name
+    return name != "public code, its batches"  # 64 examples are less than one of its batches

@@ -1,0 +1,133 @@
+"""What a figure was measured on, and how: device, versions, commit, peak memory, intervals."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import psutil
+
+PEAK_SIZE = 2048
+PACKAGES = ("jax", "jaxlib", "optax", "numpy", "equinox", "torch", "torchopt", "cvxpy")
+
+
+def describe_machine() -> dict:
+    """What belongs beside every table; plain values, for a JSON file."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def in_words(machine: dict) -> str:
+    device = "" if machine["device"] == "cpu" else f"{machine['device']}, "
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{device}{machine['cores']} cores of {machine['processor']} (load {machine['load']} at the "
+        f"start), Python {machine['python']}, {versions}; commit {machine['commit']}, "
+        f"{machine['date']}"
+    )
+
+
+def matrix_product() -> tuple[Callable[[], jax.Array], float]:
+    """A compiled square float32 product, the yardstick of arithmetic speed, and its FLOPs."""
+    matrix = jax.random.normal(jax.random.key(0), (PEAK_SIZE, PEAK_SIZE), "float32")
+    product = jax.jit(lambda a: a @ a).lower(matrix).compile()
+    return lambda: product(matrix), 2.0 * PEAK_SIZE**3
+
+
+def seconds_of(call: Callable) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - started
+
+
+def interleave(calls: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every call, repeat by repeat, so that a slow moment hits all of them.
+
+    One round before the first repeat warms up and is not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            elapsed = seconds_of(call)
+            if repeat:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def span(values: Sequence[float], digits: int = 3) -> str:
+    """min / median / max."""
+    three = (min(values), statistics.median(values), max(values))
+    return " / ".join(f"{value:.{digits}g}" for value in three)
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median of the ratios, pair by pair."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=False))
+
+
+class PeakMemory:
+    """The growth of this process's memory in a `with` block, in bytes; of the device's, on a GPU.
+
+    On Linux the high-water mark is reset at the start; elsewhere it may hide a smaller peak.
+    """
+
+    def __enter__(self):
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass
+        self._before = psutil.Process().memory_info().rss
+        return self
+
+    def __exit__(self, *_):
+        stats = jax.devices()[0].memory_stats()
+        if stats and "peak_bytes_in_use" in stats:
+            self.bytes = stats["peak_bytes_in_use"]
+        else:
+            self.bytes = max(0, _high_water_mark() - self._before)
+
+
+def _high_water_mark() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    here = Path(__file__).parent
+    found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"

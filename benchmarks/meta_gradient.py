@@ -1,0 +1,171 @@
+"""One meta-gradient by every way a user could pick: time, memory, arithmetic speed and error.
+
+    python -m benchmarks.meta_gradient [--problems perceptron transformer] [--repeats 5]
+        [--public-code LMOps/learning_law/src] [--only NAME ...] [--steps T] [--out FOLDER]
+
+Each way runs in a process of its own and they take turns, so that a slow moment of the machine hits
+all of them; ratios are medians of ratios within a round. A product of 2048 x 2048 matrices runs
+in every round too: the share of the peak is model FLOP/s (what the algorithm needs, not what a way
+repeats) over the speed of that product. The error is the largest deviation from a float64 gradient,
+which a plain differentiated scan computes, over the largest entry. Peers that are not installed are
+left out, with a line saying how to get them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.contenders import CONTENDERS, fits
+from benchmarks.machine import describe_machine, in_words, ratio, span
+from benchmarks.problems import PROBLEMS
+from benchmarks.worker import Worker
+
+PRODUCT, OURS = "matrix product", "lljax"
+REFERENCE = "scan, jax.checkpoint"  # in float64
+
+
+def measure(problem_name: str, options) -> dict:
+    sizes = {"num_steps": options.steps} if options.steps else {}
+    problem = PROBLEMS[problem_name](**sizes)
+    job = {"problem": problem_name, "sizes": sizes, "public_code": options.public_code}
+    names = [n for n in options.only or CONTENDERS if fits(n, problem_name)]
+    workers, results = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        expected = _gradient(Worker(job | {"contender": REFERENCE, "x64": True}), folder)[0]
+        product = Worker(job | {"contender": PRODUCT})
+        product_flops = product.read()["flops"]
+        for name in tqdm(names, desc=f"{problem_name}: compiling", leave=False):
+            worker = Worker(job | {"contender": name})
+            ready = worker.read()
+            if "missing" in ready:
+                print(f"{name}: left out. To have it: {ready['missing']}", file=sys.stderr)
+                continue
+            gradient, peak = _ask_gradient(worker, folder)
+            error = float(np.abs(gradient - expected).max() / np.abs(expected).max())
+            results[name] = ready | {"peak_bytes": peak, "error": error, "seconds": []}
+            workers[name] = worker
+        product_seconds = []
+        product.ask()
+        for _ in tqdm(range(options.repeats), desc=f"{problem_name}: rounds", leave=False):
+            turns = []
+            for name, worker in workers.items():
+                # The yardstick has its turn around every way: a machine's speed drifts.
+                turns.append(product.ask()["seconds"])
+                results[name]["seconds"].append(worker.ask()["seconds"])
+            product_seconds.append(statistics.median([*turns, product.ask()["seconds"]]))
+        for worker in (product, *workers.values()):
+            worker.close()
+    speed = [product_flops / seconds for seconds in product_seconds]
+    for result in results.values():
+        achieved = [problem.flops / seconds for seconds in result["seconds"]]
+        result["flops_per_second"] = statistics.median(achieved)
+        result["share_of_peak"] = ratio(achieved, speed)
+    return {
+        "problem": problem_name,
+        "num_steps": problem.num_steps,
+        "num_train": problem.num_train,
+        "num_desired": problem.num_desired,
+        "tokens": problem.tokens,
+        "flops": problem.flops,
+        "peak_flops_per_second": speed,
+        "contenders": results,
+    }
+
+
+def _gradient(worker: Worker, folder: str) -> tuple[np.ndarray, int]:
+    worker.read()
+    found = _ask_gradient(worker, folder)
+    worker.close()
+    return found
+
+
+def _ask_gradient(worker: Worker, folder: str) -> tuple[np.ndarray, int]:
+    path = str(Path(folder) / "gradient.npy")
+    peak = worker.ask(save=path)["peak_bytes"]
+    return np.load(path), peak
+
+
+def table(result: dict) -> str:
+    """Markdown."""
+    steps, examples = result["num_steps"], result["num_train"]
+    lines = [
+        f"{result['problem']}: T = {steps}, N = {examples}, K = {result['num_desired']}; "
+        f"{result['flops'] / steps / 1e9:.3g} GFLOP a step; the square matrix product does "
+        f"{span([s / 1e9 for s in result['peak_flops_per_second']])} GFLOP/s",
+        "",
+        "| | compile s | ms a step, min / median / max | lljax is faster by | examples/s "
+        "| tokens/s | GFLOP/s | of peak | peak MB | error |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    ours = result["contenders"].get(OURS)
+    for name, one in result["contenders"].items():
+        per_step = [1e3 * seconds / steps for seconds in one["seconds"]]
+        faster = f"{ratio(one['seconds'], ours['seconds']):.2f}" if ours else ""
+        rate = examples * 1e3 / statistics.median(per_step)
+        lines.append(
+            f"| {name} | {one['compile_seconds']:.1f} | {span(per_step)} | {faster} "
+            f"| {rate:.3g} | {rate * result['tokens']:.3g} "
+            f"| {one['flops_per_second'] / 1e9:.3g} | {100 * one['share_of_peak']:.0f} % "
+            f"| {one['peak_bytes'] / 1e6:.0f} | {one['error']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(results), figsize=(6.4 * len(results), 3.8), squeeze=False, layout="constrained"
+    )
+    for axis, result in zip(axes[0], results, strict=True):
+        names = list(result["contenders"])[::-1]
+        times = [
+            [1e3 * s / result["num_steps"] for s in result["contenders"][name]["seconds"]]
+            for name in names
+        ]
+        medians = [statistics.median(values) for values in times]
+        reach = [
+            [m - min(v) for m, v in zip(medians, times, strict=True)],
+            [max(v) - m for m, v in zip(medians, times, strict=True)],
+        ]
+        colors = ["C0" if name.startswith(OURS) else "0.6" for name in names]
+        axis.barh(names, medians, xerr=reach, color=colors, capsize=2)
+        axis.set_xscale("log")
+        axis.set_xlabel("milliseconds an inner step (median, and from min to max)")
+        axis.set_title(result["problem"])
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--public-code", help="learning_law/src of a clone of microsoft/LMOps")
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), metavar="NAME")
+    parser.add_argument("--steps", type=int, help="T; 2000 and 8 when left out")
+    parser.add_argument("--out", type=Path, help="folder for meta_gradient.json and .png")
+    options = parser.parse_args()
+    machine = describe_machine()
+    print(in_words(machine), flush=True)
+    results = []
+    for name in options.problems:
+        results.append(measure(name, options))
+        print(f"\n{table(results[-1])}", flush=True)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"machine": machine, "results": results}, indent=1)
+        (options.out / "meta_gradient.json").write_text(text + "\n")
+        plot(results, options.out / "meta_gradient.png")
+
+
+if __name__ == "__main__":
+    main()

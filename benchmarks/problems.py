@@ -1,0 +1,111 @@
+"""What the benchmarks compute meta-gradients of: the paper's two problems, at any size."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import lljax
+from lljax.data.teacher_student import make_teacher_student
+from lljax.experiment.problem import perceptron_loss
+from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
+from lljax.types import Batch, LossFn, Params
+
+LEARNING_RATE = 0.1
+LAYERS, HEADS = 2, 8
+
+
+class Problem(NamedTuple):
+    """A training run to be differentiated, with plain gradient descent."""
+
+    name: str
+    loss_fn: LossFn
+    policy: jax.Array  # [T, N], uniform
+    params: Params
+    train: Batch
+    desired: Batch
+    forward_flops: float  # of one example: twice the multiply-adds of its matrix products
+    tokens: int  # an example has, 1 where it is no text
+
+    @property
+    def arguments(self) -> tuple:
+        return self.policy, self.params, self.train, self.desired
+
+    @property
+    def num_steps(self) -> int:
+        return self.policy.shape[0]
+
+    @property
+    def num_train(self) -> int:
+        return self.policy.shape[1]
+
+    @property
+    def num_desired(self) -> int:
+        return jax.tree.leaves(self.desired)[0].shape[0]
+
+    @property
+    def flops(self) -> float:
+        """Of one meta-gradient, by whatever way: 3 + 8 forward passes of each training example a
+        step, 1 + 3 of each desired one. What a way computes twice does not count (model FLOPs)."""
+        passes = 11 * self.num_train + 4 * self.num_desired
+        return self.num_steps * passes * self.forward_flops
+
+
+def perceptron(
+    num_steps: int = 2000, num_train: int = 4096, num_desired: int = 512, dim: int = 128
+) -> Problem:
+    """The paper's linear classification (§4.1), with noisy training labels."""
+    data = make_teacher_student(
+        jax.random.key(0),
+        dim=dim,
+        num_train=num_train,
+        num_desired=num_desired,
+        train_label_noise=0.3,
+    )
+    policy = lljax.uniform_policy(num_steps, num_train, data.train.z.dtype)
+    params = jnp.zeros(dim)
+    flops = 2.0 * dim
+    return Problem(
+        "perceptron", perceptron_loss, policy, params, data.train, data.desired, flops, 1
+    )
+
+
+def transformer(
+    num_steps: int = 8,
+    num_train: int = 64,
+    num_desired: int = 16,
+    width: int = 128,
+    context: int = 64,
+    vocab_size: int = 5000,
+) -> Problem:
+    """The paper's language model (§4.1), initialised as the public code does, on random tokens."""
+    model = Transformer(
+        vocab_size,
+        context,
+        width=width,
+        num_layers=LAYERS,
+        num_heads=HEADS,
+        attention_scale="width",
+        initialization="torch",
+    )
+    params = init_params(model, jax.random.key(0))
+    shape = (num_train + num_desired, context + 1)
+    tokens = jax.random.randint(jax.random.key(1), shape, 2, vocab_size)
+    train, desired = TokenSequences(tokens[:num_train]), TokenSequences(tokens[num_train:])
+    if jax.config.jax_enable_x64:  # the model's own parameters are float32
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    policy = lljax.uniform_policy(num_steps, num_train, jnp.result_type(params["head"]))
+    a_token = LAYERS * (12 * width**2 + 2 * context * width) + width * vocab_size
+    return Problem(
+        "transformer",
+        sequence_loss(model),
+        policy,
+        params,
+        train,
+        desired,
+        forward_flops=2.0 * a_token * context,
+        tokens=context,
+    )
+
+
+PROBLEMS = {"perceptron": perceptron, "transformer": transformer}

@@ -1,0 +1,97 @@
+"""One contender in a process of its own, which does one meta-gradient at a time when told to.
+
+Its peak memory is then its own, and no two frameworks share threads. Lines of JSON on standard
+input and output; started by `benchmarks.meta_gradient`.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Worker:
+    """The parent's end of a worker process."""
+
+    def __init__(self, job: dict):
+        """`job`: contender, problem, sizes, public_code and x64, as `serve` reads them."""
+        environment = os.environ | {"JAX_ENABLE_X64": str(int(job.get("x64", False)))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def read(self) -> dict:
+        """The next answer.
+
+        Raises:
+          RuntimeError: the process has ended instead.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def ask(self, **question) -> dict:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return self.read()
+
+    def close(self) -> None:
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(job: dict, answers) -> None:
+    import numpy as np
+
+    from benchmarks.contender import MissingError
+    from benchmarks.contenders import CONTENDERS
+    from benchmarks.machine import PeakMemory, matrix_product, seconds_of
+    from benchmarks.problems import PROBLEMS
+
+    def answer(**message):
+        print(json.dumps(message), file=answers, flush=True)
+
+    if job["contender"] == "matrix product":
+        call, flops = matrix_product()
+        answer(flops=flops)
+    else:
+        problem = PROBLEMS[job["problem"]](**job["sizes"])
+        source = job.get("public_code")
+        build = CONTENDERS[job["contender"]]
+        try:
+            contender = build(problem, Path(source) if source else None)
+        except MissingError as missing:
+            answer(missing=str(missing))
+            return
+        call = contender.gradient
+        answer(
+            compile_seconds=contender.compile_seconds,
+            temporary_bytes=contender.temporary_bytes,
+        )
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "save" in question:
+            with PeakMemory() as peak:
+                gradient = np.asarray(call(), np.float64)
+            np.save(question["save"], gradient)
+            answer(peak_bytes=peak.bytes)
+        else:
+            answer(seconds=seconds_of(call))
+
+
+if __name__ == "__main__":
+    # What a framework prints must not get between the answers.
+    with os.fdopen(os.dup(1), "w") as channel:
+        os.dup2(2, 1)
+        serve(json.loads(sys.argv[1]), channel)
