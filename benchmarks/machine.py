@@ -1,5 +1,6 @@
 """What a figure was measured on, and how: device, versions, commit, peak memory, intervals."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -42,8 +43,8 @@ def in_words(machine: dict) -> str:
     device = "" if machine["device"] == "cpu" else f"{machine['device']}, "
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{device}{machine['cores']} cores of {machine['processor']} (load {machine['load']} at the "
-        f"start), Python {machine['python']}, {versions}; commit {machine['commit']}, "
+        f"{device}{machine['cores']} cores of {machine['processor']} (load {machine['load']} at "
+        f"the start), Python {machine['python']}, {versions}; commit {machine['commit']}, "
         f"{machine['date']}"
     )
 
@@ -93,10 +94,8 @@ class PeakMemory:
     """
 
     def __enter__(self):
-        try:
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
         self._before = psutil.Process().memory_info().rss
         return self
 

@@ -37,7 +37,7 @@ def measure(problem_name: str, options) -> dict:
     names = [n for n in options.only or CONTENDERS if fits(n, problem_name)]
     workers, results = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        expected = _gradient(Worker(job | {"contender": REFERENCE, "x64": True}), folder)[0]
+        expected = _gradient(Worker(job | {"contender": REFERENCE, "float64": True}), folder)[0]
         product = Worker(job | {"contender": PRODUCT})
         product_flops = product.read()["flops"]
         for name in tqdm(names, desc=f"{problem_name}: compiling", leave=False):

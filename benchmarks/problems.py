@@ -27,6 +27,16 @@ class Problem(NamedTuple):
     forward_flops: float  # of one example: twice the multiply-adds of its matrix products
     tokens: int  # an example has, 1 where it is no text
 
+    def in_float64(self) -> "Problem":
+        """The same numbers, wider; in a process with jax_enable_x64."""
+
+        def widen(leaf):
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return leaf.astype(jnp.float64) if floating else leaf
+
+        policy, params, train, desired = jax.tree.map(widen, self.arguments)
+        return self._replace(policy=policy, params=params, train=train, desired=desired)
+
     @property
     def arguments(self) -> tuple:
         return self.policy, self.params, self.train, self.desired
@@ -62,7 +72,7 @@ def perceptron(
         num_desired=num_desired,
         train_label_noise=0.3,
     )
-    policy = lljax.uniform_policy(num_steps, num_train, data.train.z.dtype)
+    policy = lljax.uniform_policy(num_steps, num_train)
     params = jnp.zeros(dim)
     flops = 2.0 * dim
     return Problem(
@@ -92,9 +102,7 @@ def transformer(
     shape = (num_train + num_desired, context + 1)
     tokens = jax.random.randint(jax.random.key(1), shape, 2, vocab_size)
     train, desired = TokenSequences(tokens[:num_train]), TokenSequences(tokens[num_train:])
-    if jax.config.jax_enable_x64:  # the model's own parameters are float32
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-    policy = lljax.uniform_policy(num_steps, num_train, jnp.result_type(params["head"]))
+    policy = lljax.uniform_policy(num_steps, num_train)
     a_token = LAYERS * (12 * width**2 + 2 * context * width) + width * vocab_size
     return Problem(
         "transformer",

@@ -1,4 +1,4 @@
-"""The ways to one meta-gradient that a user of PyTorch could pick. Nothing is imported but if used."""
+"""The ways to one meta-gradient that a user of PyTorch could pick."""
 
 import importlib.util
 from collections.abc import Callable

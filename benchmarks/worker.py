@@ -16,14 +16,12 @@ class Worker:
     """The parent's end of a worker process."""
 
     def __init__(self, job: dict):
-        """`job`: contender, problem, sizes, public_code and x64, as `serve` reads them."""
-        environment = os.environ | {"JAX_ENABLE_X64": str(int(job.get("x64", False)))}
+        """`job`: contender, problem, sizes, public_code and float64, as `serve` reads them."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
         )
 
     def read(self) -> dict:
@@ -52,6 +50,7 @@ class Worker:
 
 
 def serve(job: dict, answers) -> None:
+    import jax
     import numpy as np
 
     from benchmarks.contender import MissingError
@@ -67,6 +66,9 @@ def serve(job: dict, answers) -> None:
         answer(flops=flops)
     else:
         problem = PROBLEMS[job["problem"]](**job["sizes"])
+        if job.get("float64"):
+            jax.config.update("jax_enable_x64", True)
+            problem = problem.in_float64()
         source = job.get("public_code")
         build = CONTENDERS[job["contender"]]
         try:

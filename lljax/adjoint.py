@@ -27,12 +27,15 @@ import optax
 from lljax.memory import MemoryStrategy
 from lljax.train_step import (
     MicroBatches,
+    ReorderedBatches,
     apply_optimizer,
+    example_losses,
     mean_loss,
+    split_by_weight,
     split_microbatches,
     weighted_gradient,
 )
-from lljax.types import Batch, LossFn, Params, TrainState
+from lljax.types import Batch, LossFn, Params, TrainState, Weightless
 
 
 class Record(NamedTuple):
@@ -57,6 +60,7 @@ class TrainingRun:
     optimizer: optax.GradientTransformation
     train: MicroBatches
     desired: MicroBatches
+    weightless: Weightless
 
     @classmethod
     def over(
@@ -65,16 +69,19 @@ class TrainingRun:
         optimizer: optax.GradientTransformation,
         data: tuple[Batch, Batch],
         microbatch_size: int | None,
+        weightless: Weightless,
     ) -> "TrainingRun":
         """The run over `data`, (train, desired), cut into micro-batches."""
-        return cls(loss_fn, optimizer, *(split_microbatches(b, microbatch_size) for b in data))
+        train, desired = (split_microbatches(batch, microbatch_size) for batch in data)
+        return cls(loss_fn, optimizer, train, desired, weightless)
 
     def init(self, params: Params) -> TrainState:
         return TrainState(params, self.optimizer.init(params))
 
     def step(self, state: TrainState, row: jax.Array) -> tuple[TrainState, Params]:
         """(s_t, gamma_t) -> (s_{t+1}, g_t)."""
-        gradient, _ = weighted_gradient(self.loss_fn, state.params, self.train, row)
+        examples, _ = self._split(row)
+        gradient, _ = weighted_gradient(self.loss_fn, state.params, examples, row)
         return apply_optimizer(self.optimizer, state, gradient), gradient
 
     def step_and_record(self, state: TrainState, row: jax.Array) -> tuple[TrainState, Record]:
@@ -89,13 +96,32 @@ class TrainingRun:
         """(lambda, mu)_{t+1} -> ((lambda, mu)_t, dJ/dgamma_t [N]); `factor` is c_t."""
         through_update, direction = _pull_back_update(self.optimizer, record, cotangent)
         theta = record.state.params
+        examples, others = self._split(row)
 
         def gradient_and_losses(theta):
-            return weighted_gradient(self.loss_fn, theta, self.train, row)
+            return weighted_gradient(self.loss_fn, theta, examples, row)
 
         _, (curvature, slopes) = jax.jvp(gradient_and_losses, (theta,), (direction,))
+        if others is not None:
+            slopes = self._slopes_of_others(theta, direction, slopes, others)
         adjoint = _add(through_update.params, curvature, self.desired_gradient(theta, factor))
         return Cotangent(adjoint, through_update.opt_state), slopes.astype(row.dtype)
+
+    def _split(self, row: jax.Array) -> tuple[MicroBatches | ReorderedBatches, Any]:
+        """(the examples that a step passes over, the others, if they are kept apart)."""
+        return (self.train, None) if self.weightless == "full" else split_by_weight(self.train, row)
+
+    def _slopes_of_others(
+        self, theta: Params, direction: Params, slopes: jax.Array, others: ReorderedBatches
+    ) -> jax.Array:
+        """The slopes [N], known for those with weight, 0 for the others, with these filled in."""
+        if self.weightless == "slopes":
+            _, more = jax.jvp(
+                lambda theta: example_losses(self.loss_fn, theta, others), (theta,), (direction,)
+            )
+            return slopes + more
+        largest = jnp.max(jnp.where(others.member, -jnp.inf, slopes))
+        return jnp.where(others.member, jnp.where(others.member.all(), 0, largest), slopes)
 
     def desired_loss(self, params: Params) -> jax.Array:
         """L(theta), the mean over the K desired examples (Eq. 2)."""

@@ -4,12 +4,14 @@ Shapes and dtypes are known when JAX traces, so these checks cost nothing at run
 not: `policy.check_policy` looks at those, outside jit.
 """
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lljax.types import Batch, LossFn, Params
+from lljax.types import Batch, LossFn, Params, Weightless
 
 
 def num_examples(batch: Batch, name: str) -> int:
@@ -77,6 +79,19 @@ def check_microbatch_size(size: int | None) -> None:
     """ValueError unless `size` is None or at least 1."""
     if size is not None and size < 1:
         raise ValueError(f"`microbatch_size` must be at least 1, or None for one pass; got {size}.")
+
+
+def check_weightless(weightless: Weightless, microbatch_size: int | None) -> None:
+    """ValueError unless `weightless` is one of the choices and there are micro-batches for it."""
+    if weightless not in get_args(Weightless):
+        raise ValueError(
+            f"`weightless` must be one of {', '.join(get_args(Weightless))}; got {weightless!r}."
+        )
+    if weightless != "full" and microbatch_size is None:
+        raise ValueError(
+            f"`weightless={weightless!r}` leaves out whole micro-batches of examples: give "
+            f"`microbatch_size` too, e.g. 32; got None."
+        )
 
 
 def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch, name: str) -> None:

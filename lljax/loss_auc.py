@@ -9,7 +9,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from lljax import adjoint, checks
 from lljax.memory import MemoryStrategy, StoreStates
-from lljax.types import Batch, LossAucInfo, LossFn, Params
+from lljax.types import Batch, LossAucInfo, LossFn, Params, Weightless
 
 LossAuc = Callable[[jax.Array, Params, Batch, Batch], tuple[jax.Array, LossAucInfo]]
 
@@ -20,6 +20,7 @@ def build_loss_auc(
     *,
     memory: MemoryStrategy = StoreStates(),
     microbatch_size: int | None = None,
+    weightless: Weightless = "full",
     check_optimizer: bool = True,
 ) -> LossAuc:
     """The loss AUC of the training run that a policy induces, differentiable through the run.
@@ -49,6 +50,12 @@ def build_loss_auc(
         `RecomputeStates`).
       microbatch_size: examples handled at once inside a step; all of them when None. It bounds
         the memory of activations and changes nothing but rounding.
+      weightless: what a step does with examples whose weight is exactly 0, which it then passes
+        over by whole micro-batches, so that the cost follows the policy's support. "full": the
+        same as with all others. "slopes": only what their entry of the gradient needs, which stays
+        exact. "skip": nothing; their entry is the largest of their row's known ones, so that no
+        method that descends gives them weight. The AUC is exact in all three; second derivatives
+        in reverse mode need "full".
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
         entry is zero (Adam's eps_root = 0); see `checks.check_optimizer`.
 
@@ -57,16 +64,20 @@ def build_loss_auc(
       differentiable in `policy` and `params`, not in what `loss_fn` or `optimizer` close over
       (JAX raises UnexpectedTracerError there: make it a leaf of `params`). Cost in forward passes
       of an example, a step: 3 without gradient, 11 with it under `StoreStates`, 3 more for each
-      level of `RecomputeStates`. It raises ValueError at trace time when a shape or dtype does not
+      level of `RecomputeStates`; of an example without weight 3 in all under "slopes", 0 under
+      "skip". It raises ValueError at trace time when a shape or dtype does not
       fit, when the derivative with respect to data is asked for, and when the optimiser's update
       cannot be differentiated.
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
     checks.check_microbatch_size(microbatch_size)
+    checks.check_weightless(weightless, microbatch_size)
 
     def describe(train: Batch, desired: Batch) -> adjoint.TrainingRun:
-        return adjoint.TrainingRun.over(loss_fn, optimizer, (train, desired), microbatch_size)
+        return adjoint.TrainingRun.over(
+            loss_fn, optimizer, (train, desired), microbatch_size, weightless
+        )
 
     @jax.custom_vjp
     def loss_curve(policy, params, train, desired):

@@ -66,7 +66,7 @@ def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> PolicyOptimizer
 
 
 def exponentiated_gradient(
-    learning_rate: optax.ScalarOrSchedule, momentum: float = 0.0
+    learning_rate: optax.ScalarOrSchedule, momentum: float = 0.0, cutoff: float = 0.0
 ) -> PolicyOptimizer:
     """Mirror descent on the simplex with the entropy as its mirror, normalised row by row.
 
@@ -75,8 +75,8 @@ def exponentiated_gradient(
       gamma_t <- softmax[ln gamma_t - epsilon m_t]
 
     The meta-gradient of an early row is larger than that of a late one by orders of magnitude;
-    dividing each row by its spread lets one rate serve all T rows. An entry that has become
-    exactly 0 stays 0.
+    dividing each row by its spread lets one rate serve all T rows. Without a cutoff an
+    entry that is exactly 0 stays 0.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.exponentiated_gradient(learning_rate=0.5)
@@ -90,11 +90,18 @@ def exponentiated_gradient(
       learning_rate: epsilon, dimensionless: the log-weights of a row move by about this much. A
         number or an optax schedule. 0.1 with momentum 0.8 suits `optimize_policy` well.
       momentum: mu in [0, 1). Costs one more array [T, N].
+      cutoff: weights below cutoff / N become exactly 0, which alone they never would, so that the
+        cost can follow the support (`weightless` in `build_loss_auc`); at most this share of a row
+        is moved. An example comes back with that weight once its slope is below its row's mean.
 
     Reference: Kivinen and Warmuth, Information and Computation 132 (1997).
     """
     if not 0 <= momentum < 1:
         raise ValueError(f"`momentum` must be in [0, 1); got {momentum}.")
+    if not 0 <= cutoff < 1:
+        raise ValueError(
+            f"`cutoff` is a share of the uniform weight and must be in [0, 1); got {cutoff}."
+        )
 
     def init(policy):
         return jnp.zeros((), jnp.int32), jnp.zeros_like(policy) if momentum else None
@@ -109,9 +116,16 @@ def exponentiated_gradient(
         # A row without spread is stationary already: nothing to divide, nothing to move.
         direction = jnp.where(variance > 0, centred * jax.lax.rsqrt(variance), 0)
         if momentum:
-            trace = direction = momentum * trace + direction
-        logits = jnp.log(policy) - _at(learning_rate, count) * scale * direction
-        return jax.nn.softmax(logits, axis=1).astype(policy.dtype), (count + 1, trace)
+            # A weightless example's slope may not be known: it gathers no momentum.
+            trace = direction = momentum * jnp.where(policy > 0, trace, 0) + direction
+        least = cutoff / policy.shape[1]
+        weights = jnp.where((policy == 0) & (centred < 0), least, policy) if cutoff else policy
+        logits = jnp.log(weights) - _at(learning_rate, count) * scale * direction
+        moved = jax.nn.softmax(logits, axis=1)
+        if cutoff:
+            kept = jnp.where(moved < least, 0, moved)
+            moved = kept / jnp.sum(kept, axis=1, keepdims=True)
+        return moved.astype(policy.dtype), (count + 1, trace)
 
     def restart(state):
         count, trace = state
@@ -284,6 +298,8 @@ def optimize_policy(
     num_steps: int,
     grow: float = 1.2,
     shrink: float = 0.5,
+    active_loss_auc: LossAuc | None = None,
+    check_every: int = 5,
 ) -> OptimizedPolicy:
     """Improves a policy by `num_steps` meta-gradients; it never ends worse than it began.
 
@@ -305,9 +321,15 @@ def optimize_policy(
       num_steps: outer steps, at least 1.
       grow: factor on the learning rate after a step that was taken.
       shrink: factor on it after one that was not.
+      active_loss_auc: the same objective built with `weightless="skip"`: an active set. It is used
+        for all outer steps but each `check_every`-th, so that examples that have lost their weight
+        cost nothing between the checks. Let `loss_auc` be built with `weightless="slopes"`, and
+        the method write exact zeros (`cutoff`, or `projected_gradient`).
+      check_every: outer steps from one look at all examples to the next.
 
     Returns:
-      OptimizedPolicy. Cost: num_steps + 1 meta-gradients at most.
+      OptimizedPolicy. Cost: num_steps + 1 meta-gradients at most. With an active set, the entries
+      of `policy_grad` that were not looked at are filled as "skip" says.
 
     Raises:
       ValueError: a shape or dtype does not fit, `optimizer` is no policy optimiser, or (outside
@@ -318,14 +340,24 @@ def optimize_policy(
     checks.check_policy_shape(policy, train)
     if not isinstance(policy, jax.core.Tracer):
         check_policy(policy)
-    loop = build_outer_loop(loss_auc, optimizer, grow=grow, shrink=shrink)
+    if check_every < 1:
+        raise ValueError(f"`check_every` must be at least 1; got {check_every}.")
+    loop, active = (
+        build_outer_loop(objective, optimizer, grow=grow, shrink=shrink)
+        for objective in (loss_auc, active_loss_auc or loss_auc)
+    )
 
-    def body(state, _):
-        state = loop.step(state, params, train, desired)
+    def body(state, number):
+        arguments = (state, params, train, desired)
+        if active_loss_auc is None:
+            state = loop.step(*arguments)
+        else:
+            state = jax.lax.cond(number % check_every == 0, loop.step, active.step, *arguments)
         return state, (state.auc, state.accepted)
 
     start = loop.init(policy, params, train, desired)
-    end, (aucs, accepted) = jax.lax.scan(body, start, length=num_steps)
+    numbers = jnp.arange(1, num_steps + 1)
+    end, (aucs, accepted) = jax.lax.scan(body, start, numbers)
     history = jnp.concatenate([start.auc[None], aucs])
     return OptimizedPolicy(end.policy, end.auc, end.policy_grad, history, accepted)
 

@@ -15,7 +15,7 @@ from lljax import adjoint, checks
 from lljax.adjoint import Cotangent
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.train_step import mean_loss, split_microbatches
-from lljax.types import Batch, LossFn, Params, TrainState
+from lljax.types import Batch, LossFn, Params, TrainState, Weightless
 
 OBJECTIVE = "objective"
 
@@ -43,6 +43,7 @@ def build_segments(
     *,
     memory: MemoryStrategy = StoreStates(),
     microbatch_size: int | None = None,
+    weightless: Weightless = "full",
     check_optimizer: bool = True,
 ) -> Segments:
     """The pieces of one meta-gradient, d AUC / d gamma, as four pure functions.
@@ -65,6 +66,7 @@ def build_segments(
       optimizer: any optax optimiser.
       memory: the strategy within a segment.
       microbatch_size: examples handled at once inside a step; all of them when None.
+      weightless: as in `build_loss_auc`.
       check_optimizer: as in `build_loss_auc`.
 
     Returns:
@@ -76,9 +78,10 @@ def build_segments(
     """
 
     checks.check_microbatch_size(microbatch_size)
+    checks.check_weightless(weightless, microbatch_size)
 
     def describe(data: tuple[Batch, Batch]) -> adjoint.TrainingRun:
-        return adjoint.TrainingRun.over(loss_fn, optimizer, data, microbatch_size)
+        return adjoint.TrainingRun.over(loss_fn, optimizer, data, microbatch_size, weightless)
 
     def observer(run: adjoint.TrainingRun, watched: Mapping[str, Batch]):
         batches = {name: split_microbatches(b, microbatch_size) for name, b in watched.items()}

@@ -1,6 +1,8 @@
 """One inner step: the policy-weighted gradient, handed to an optax optimiser (paper, Eq. 1)."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +22,93 @@ class MicroBatches:
     batch: Batch  # leaves [M, m, ...]
     num_examples: int
 
-    def split(self, weights: jax.Array) -> jax.Array:
-        """[B] -> [M, m], zero on the filling."""
+    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, jax.Array]:
+        """`body(carry, batch of m, values [m] ..) -> (carry, [m])` over all micro-batches.
+
+        Returns:
+          (the last carry, what the body gave for each example [B]).
+        """
+
+        def visit(carry, piece):
+            return body(carry, *piece)
+
+        pieces = (self.batch, *map(self.split, values))
+        if self.shape[0] > 1:
+            carry, found = jax.lax.scan(visit, init, pieces)
+        else:
+            carry, found = visit(init, jax.tree.map(lambda leaf: leaf[0], pieces))
+        return carry, self.join(found)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, m)."""
         num_pieces, size = jax.tree.leaves(self.batch)[0].shape[:2]
-        padded = jnp.pad(weights, (0, num_pieces * size - self.num_examples))
+        return num_pieces, size
+
+    def split(self, values: jax.Array) -> jax.Array:
+        """[B] -> [M, m], zero on the filling."""
+        num_pieces, size = self.shape
+        padded = jnp.pad(values, (0, num_pieces * size - self.num_examples))
         return padded.reshape(num_pieces, size)
 
     def join(self, values: jax.Array) -> jax.Array:
         """[M, m] -> [B]."""
         return values.reshape(-1)[: self.num_examples]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReorderedBatches:
+    """Some micro-batches of examples in another order; the others are neither read nor computed.
+
+    How many there are is known at run time only, so what is folded over them can be differentiated
+    in forward mode, not in reverse mode.
+    """
+
+    examples: MicroBatches
+    order: jax.Array  # [M, m] places in the M m examples, filling included
+    first: jax.Array  # [] int
+    end: jax.Array  # [] int
+
+    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, jax.Array]:
+        """As `MicroBatches.fold`, with 0 for the examples that are left out."""
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.examples.batch)
+        pieces = (flat, *(self.examples.split(array).reshape(-1) for array in values))
+
+        def piece(number):
+            return jax.tree.map(lambda leaf: leaf[self.order[number]], pieces)
+
+        def visit(number, state):
+            carry, found = state
+            carry, new = body(carry, *piece(number))
+            return carry, found.at[self.order[number]].set(new)
+
+        _, like = jax.eval_shape(body, init, *jax.eval_shape(piece, self.first))
+        found = jnp.zeros(self.order.size, like.dtype)
+        carry, found = jax.lax.fori_loop(self.first, self.end, visit, (init, found))
+        return carry, self.examples.join(found)
+
+    @property
+    def member(self) -> jax.Array:
+        """[B] bool, the examples that are folded over."""
+        number = jnp.arange(self.order.shape[0])
+        inside = jnp.broadcast_to(
+            ((number >= self.first) & (number < self.end))[:, None], self.order.shape
+        )
+        return self.examples.join(jnp.zeros(self.order.size, bool).at[self.order].set(inside))
+
+
+def split_by_weight(
+    examples: MicroBatches, weights: jax.Array
+) -> tuple[ReorderedBatches, ReorderedBatches]:
+    """(the fewest micro-batches that hold all examples whose weight is not 0, the others)."""
+    num_pieces, size = examples.shape
+    weightless = examples.split(weights).reshape(-1) == 0
+    order = jnp.argsort(weightless, stable=True).reshape(num_pieces, size)
+    end = (jnp.sum(~weightless) + size - 1) // size
+    return (
+        ReorderedBatches(examples, order, jnp.zeros_like(end), end),
+        ReorderedBatches(examples, order, end, jnp.full_like(end, num_pieces)),
+    )
 
 
 def split_microbatches(batch: Batch, size: int | None) -> MicroBatches:
@@ -46,14 +126,12 @@ def split_microbatches(batch: Batch, size: int | None) -> MicroBatches:
     return MicroBatches(jax.tree.map(cut, batch), num_examples)
 
 
-def example_losses(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Array:
+def example_losses(
+    loss_fn: LossFn, params: Params, examples: MicroBatches | ReorderedBatches
+) -> jax.Array:
     """The loss of every example, [B]. Cost: one forward pass."""
-
-    def losses_of(_, batch):
-        return None, loss_fn(params, batch)
-
-    _, losses = _scan_or_call(losses_of, None, examples.batch)
-    return examples.join(losses)
+    _, losses = examples.fold(lambda _, batch: (None, loss_fn(params, batch)), None)
+    return losses
 
 
 def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Array:
@@ -65,7 +143,10 @@ def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Ar
 
 
 def weighted_gradient(
-    loss_fn: LossFn, params: Params, examples: MicroBatches, weights: jax.Array
+    loss_fn: LossFn,
+    params: Params,
+    examples: MicroBatches | ReorderedBatches,
+    weights: jax.Array,
 ) -> tuple[Params, jax.Array]:
     """The gradient of sum_n w_n l_n(theta), and the losses l_n(theta) themselves.
 
@@ -82,15 +163,12 @@ def weighted_gradient(
       (gradient, like `params`; losses [B]). Cost: three forward passes.
     """
 
-    def add(gradient, piece):
-        batch, piece_weights = piece
+    def add(gradient, batch, weights):
         losses, pull_back = jax.vjp(lambda p: loss_fn(p, batch), params)
-        (piece_gradient,) = pull_back(piece_weights.astype(losses.dtype))
+        (piece_gradient,) = pull_back(weights.astype(losses.dtype))
         return jax.tree.map(jnp.add, gradient, piece_gradient), losses
 
-    pieces = (examples.batch, examples.split(weights))
-    gradient, losses = _scan_or_call(add, jax.tree.map(jnp.zeros_like, params), pieces)
-    return gradient, examples.join(losses)
+    return examples.fold(add, jax.tree.map(jnp.zeros_like, params), weights)
 
 
 def apply_optimizer(
@@ -99,11 +177,3 @@ def apply_optimizer(
     """(theta_{t+1}, o_{t+1}) = Phi(theta_t, o_t, g_t): the part of a step that sees no data."""
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     return TrainState(optax.apply_updates(state.params, updates), opt_state)
-
-
-def _scan_or_call(body, init, pieces):
-    """`lax.scan`, without the loop where there is only one micro-batch."""
-    if jax.tree.leaves(pieces)[0].shape[0] > 1:
-        return jax.lax.scan(body, init, pieces)
-    carry, value = body(init, jax.tree.map(lambda leaf: leaf[0], pieces))
-    return carry, value[None]

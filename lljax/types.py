@@ -8,7 +8,7 @@ Axis letters, used in every docstring:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -20,6 +20,9 @@ Batch = Any
 
 LossFn = Callable[[Params, Batch], jax.Array]
 """Per-example losses in nats: (params, batch of B examples) -> [B]."""
+
+Weightless = Literal["full", "slopes", "skip"]
+"""What a step does with the examples whose weight is exactly 0; see `build_loss_auc`."""
 
 
 class TrainState(NamedTuple):
