@@ -1,0 +1,208 @@
+"""Examples without weight: what they may cost, and that leaving them out changes nothing."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_reference as reference
+import optax
+import pytest
+from problems import logistic_loss, make_logistic
+
+import lljax
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.3),
+    "adamw": optax.adamw(0.1, eps_root=1e-8, weight_decay=0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9, nesterov=True),
+}
+MICROBATCH = 4  # 17 examples: the last of five is filled up
+
+
+def sparse_logistic(**sizes):
+    """Rows with all examples, with one, with none, and with some of them."""
+    policy, *rest = make_logistic(**sizes)
+    keep = jax.random.bernoulli(jax.random.key(7), 0.3, policy.shape)
+    keep = keep.at[0].set(True).at[1].set(False).at[1, 3].set(True).at[2].set(False)
+    policy = jnp.where(keep, policy, 0)
+    return policy / jnp.maximum(policy.sum(1, keepdims=True), 1e-9), *rest
+
+
+def value_and_grads(**options):
+    loss_auc = lljax.build_loss_auc(
+        logistic_loss, options.pop("optimizer", OPTIMIZERS["sgd"]), **options
+    )
+    return jax.jit(jax.value_and_grad(loss_auc, argnums=(0, 1), has_aux=True))
+
+
+def skipped(policy):
+    """[T, N] bool: all but as many whole micro-batches as hold the examples with weight."""
+    policy = np.asarray(policy)
+    result = np.zeros(policy.shape, bool)
+    for row, weights in zip(result, policy, strict=True):
+        order = np.concatenate([np.flatnonzero(weights), np.flatnonzero(weights == 0)])
+        row[order[-(-np.count_nonzero(weights) // MICROBATCH) * MICROBATCH :]] = True
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [
+        ("sgd", lljax.RecomputeStates()),
+        ("momentum", lljax.StoreStates()),
+        ("adamw", lljax.StoreStates()),
+    ],
+)
+def test_slopes_give_the_whole_gradient_and_skip_that_of_the_support(name, memory):
+    problem = sparse_logistic()
+    optimizer = OPTIMIZERS[name]
+    expected = value_and_grads(optimizer=optimizer)(*problem)
+    options = {"optimizer": optimizer, "memory": memory, "microbatch_size": MICROBATCH}
+    exact = value_and_grads(weightless="slopes", **options)(*problem)
+    chex.assert_trees_all_close(exact, expected, rtol=1e-11, atol=1e-13)
+
+    value, (policy_grad, params_grad) = value_and_grads(weightless="skip", **options)(*problem)
+    chex.assert_trees_all_close(value, expected[0], rtol=1e-12)
+    chex.assert_trees_all_close(params_grad, expected[1][1], rtol=1e-11, atol=1e-13)
+    out = skipped(problem[0])
+    assert 0.3 < out.mean() < 0.9
+    known = np.where(out, -np.inf, expected[1][0])
+    largest = np.where(out.all(1), 0, known.max(1))[:, None]
+    np.testing.assert_allclose(policy_grad, np.where(out, largest, known), rtol=1e-10, atol=1e-13)
+
+
+def test_slopes_equal_a_numpy_recursion_and_finite_differences():
+    policy, params, train, desired = sparse_logistic(num_steps=12)
+
+    def loss_fn(theta, batch):
+        return optax.sigmoid_binary_cross_entropy(batch["z"] @ theta, batch["y"])
+
+    loss_auc = lljax.build_loss_auc(
+        loss_fn, optax.sgd(0.3), weightless="slopes", microbatch_size=MICROBATCH
+    )
+    auc = jax.jit(lambda policy: loss_auc(policy, params["w"], train, desired)[0])
+    gradient = jax.grad(auc)(policy)
+    examples = [tuple(np.asarray(batch[k]) for k in ("z", "y")) for batch in (train, desired)]
+    _, expected, _ = reference.auc_and_gradients(
+        reference.GradientDescent(0.3), np.asarray(policy), np.asarray(params["w"]), *examples
+    )
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+    # A direction that gives weight to examples that have none.
+    direction = jax.random.normal(jax.random.key(1), policy.shape)
+    h = 1e-6
+    difference = (auc(policy + h * direction) - auc(policy - h * direction)) / (2 * h)
+    np.testing.assert_allclose(difference, jnp.vdot(gradient, direction), rtol=1e-6)
+
+
+def test_what_has_no_weight_is_not_computed():
+    """Examples that poison what touches them: any pass, or only second derivatives."""
+    policy, params, train, desired = sparse_logistic()
+    bad = jnp.arange(train["y"].size) % 5 == 0
+    policy = jnp.where(bad, 0, policy)
+
+    def poisoned(power, params, batch):
+        losses = logistic_loss(params, batch)
+        is_bad = batch["bad"] > 0
+        root = jnp.abs(jnp.where(is_bad, jnp.sum(params["w"]) * 0, 1)) ** power
+        return losses + jnp.where(is_bad, root, 0)
+
+    def gradient(power, weightless):
+        loss_auc = lljax.build_loss_auc(
+            functools.partial(poisoned, power),
+            optax.sgd(0.3),
+            weightless=weightless,
+            microbatch_size=1,
+        )
+        batches = [
+            data | {"bad": mask.astype(float)}
+            for data, mask in ((train, bad), (desired, jnp.zeros_like(desired["y"])))
+        ]
+        grads, _ = jax.jit(jax.grad(loss_auc, has_aux=True))(policy, params, *batches)
+        return grads
+
+    assert jnp.isfinite(gradient(2.0, "full")).all()
+    assert not jnp.isfinite(gradient(1.5, "full")).all()  # only the second derivative is bad
+    assert jnp.isfinite(gradient(1.5, "slopes")).all()
+    assert not jnp.isfinite(gradient(0.5, "slopes")).all()  # the first one is bad too
+    assert jnp.isfinite(gradient(0.5, "skip")).all()
+
+
+@pytest.mark.parametrize("weightless", ["slopes", "skip"])
+def test_under_vmap_every_run_has_its_own_support(weightless):
+    policy, *rest = sparse_logistic(num_steps=6)
+    policies = jnp.stack([policy, policy[::-1]])
+    loss_auc = lljax.build_loss_auc(
+        logistic_loss, optax.sgd(0.3), weightless=weightless, microbatch_size=MICROBATCH
+    )
+    grads = jax.jit(jax.grad(lambda policy: loss_auc(policy, *rest)[0]))
+    batched = jax.jit(jax.vmap(jax.grad(lambda policy: loss_auc(policy, *rest)[0])))(policies)
+    np.testing.assert_allclose(batched, jnp.stack([*map(grads, policies)]), rtol=1e-10, atol=1e-15)
+
+
+def test_segments_pass_over_the_same_examples():
+    policy, params, train, desired = sparse_logistic()
+    options = {"weightless": "skip", "microbatch_size": MICROBATCH}
+    segments = lljax.build_segments(logistic_loss, OPTIMIZERS["sgd"], **options)
+    data, num_steps = (train, desired), len(policy)
+    state, _ = segments.start(params, data, {})
+    state, losses, kept = segments.forward(state, policy, data, {})
+    factors = jnp.full(num_steps, 1 / num_steps)
+    cotangent = segments.turn(state, factors[-1], data)
+    _, grads = segments.backward(cotangent, kept, policy, factors.at[0].set(0), data)
+    (auc, _), (expected, _) = value_and_grads(**options)(policy, params, train, desired)
+    np.testing.assert_allclose(losses["objective"].mean(), auc, rtol=1e-12)
+    np.testing.assert_allclose(grads, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="`weightless` must be one of full, slopes, skip; got 'n"):
+        lljax.build_loss_auc(logistic_loss, optax.sgd(0.1), weightless="none")
+    for build in (lljax.build_loss_auc, lljax.build_segments):
+        with pytest.raises(ValueError, match=r"give `microbatch_size` too, .* got None"):
+            build(logistic_loss, optax.sgd(0.1), weightless="slopes")
+    with pytest.raises(ValueError, match=r"`cutoff` .* must be in \[0, 1\); got 1"):
+        lljax.exponentiated_gradient(0.1, cutoff=1.0)
+
+
+def test_a_cutoff_writes_zeros_and_takes_examples_back():
+    optimizer = lljax.exponentiated_gradient(1.0, momentum=0.5, cutoff=0.1)
+    policy = jnp.array([[0.2, 0.2, 0.03, 0.57]])
+    out, state = optimizer.update(jnp.array([[0.0, 0.0, 3.0, 0.0]]), optimizer.init(policy), policy)
+    assert out[0, 2] == 0
+    lljax.check_policy(out, tolerance=1e-6)
+    # A slope above the row's mean leaves it out, one below it brings it back with a small weight.
+    same, _ = optimizer.update(jnp.array([[1.0, 0.0, 0.9, 0.0]]), state, out)
+    assert same[0, 2] == 0
+    back, _ = optimizer.update(jnp.array([[1.0, 0.0, -0.9, 0.0]]), state, out)
+    assert 0.025 < back[0, 2] < 0.3
+    lljax.check_policy(back, tolerance=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [lljax.exponentiated_gradient(0.2, momentum=0.5, cutoff=0.3), lljax.projected_gradient(1.0)],
+    ids=["exponentiated", "projected"],
+)
+def test_an_active_set_ends_where_the_whole_set_does(method):
+    _, *rest = make_logistic(num_steps=15, num_train=40, num_desired=16)
+    policy = lljax.uniform_policy(15, 40, jnp.float64)
+    build = functools.partial(
+        lljax.build_loss_auc, logistic_loss, optax.sgd(0.5), microbatch_size=MICROBATCH
+    )
+
+    def optimise(**active):
+        return jax.jit(
+            lambda policy: lljax.optimize_policy(
+                build(weightless="slopes"), policy, *rest, optimizer=method, num_steps=60, **active
+            )
+        )(policy)
+
+    dense = optimise()
+    active = optimise(active_loss_auc=build(weightless="skip"), check_every=4)
+    assert dense.auc < 0.97 * dense.auc_history[0]
+    assert abs(active.auc - dense.auc) <= 1e-3 * dense.auc
+    assert (active.policy > 0).mean() < 0.5
+    with pytest.raises(ValueError, match="`check_every` must be at least 1; got 0"):
+        optimise(check_every=0)
