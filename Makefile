@@ -23,7 +23,7 @@ seeds: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.perceptron_seeds $(ARGS)
 
 bench: $(VENV)/.installed
-	$(VENV)/bin/python -m benchmarks.core $(ARGS)
+	$(VENV)/bin/python -m benchmarks.results $(ARGS)
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import resource
@@ -11,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import psutil
@@ -47,6 +49,12 @@ def in_words(machine: dict) -> str:
         f"the start), Python {machine['python']}, {versions}; commit {machine['commit']}, "
         f"{machine['date']}"
     )
+
+
+def save(path: Path, machine: dict, results: Any) -> None:
+    """Figures and what they were measured on, as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
 
 
 def matrix_product() -> tuple[Callable[[], jax.Array], float]:

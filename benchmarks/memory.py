@@ -1,31 +1,31 @@
 """Peak memory and time of one meta-gradient while T grows, under a fixed budget for states.
 
-    python -m benchmarks.memory [--steps 100 1000 10000] [--budget-mb 40]
+    python -m benchmarks.memory [--steps 100 1000 10000 100000] [--budget-mb 24] [--out FOLDER]
 
-A small Transformer (42 thousand parameters), one process a measurement. "Peak" is the largest
-resident memory of the process less that before the gradient was computed; it holds the states, the
-activations of a micro-batch, and the policy with its gradient, which grow with T by themselves.
+A small Transformer (8.5 thousand parameters), one process a measurement. "Peak" is the growth of
+that process's memory while the gradient is computed; it holds the states, the activations of a
+micro-batch, and the policy with its gradient, which grow with T by themselves.
 """
 
 import argparse
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-SHAPE = {"vocab_size": 256, "context": 16, "width": 32, "num_heads": 4}
-NUM_TRAIN, NUM_DESIRED = 8, 4
+from benchmarks.machine import PeakMemory, describe_machine, in_words, ratio, save, span
+
+SHAPE = {"vocab_size": 64, "context": 8, "width": 16, "num_heads": 2}
+NUM_TRAIN, NUM_DESIRED = 16, 4
 BUDGETED, STORED = "budget", "stored"
 
 
-def measure(num_steps: int, strategy: str, budget_mb: float, repeats: int) -> dict:
+def measure(num_steps: int, strategy: str, budget_mb: float) -> dict:
     """One measurement, in this process."""
     import jax
     import numpy as np
     import optax
-    import psutil
 
     import lljax
     from lljax.memory import states_held
@@ -45,67 +45,79 @@ def measure(num_steps: int, strategy: str, budget_mb: float, repeats: int) -> di
     gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
     policy = lljax.uniform_policy(num_steps, NUM_TRAIN)
     program = gradient.lower(policy, params, train, desired).compile()
-    before = psutil.Process().memory_info().rss
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        grads, _ = jax.block_until_ready(program(policy, params, train, desired))
-        seconds.append(time.perf_counter() - started)
-    # A high-water mark, so compilation, if it took more, hides what was computed.
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    arguments = (policy, params, train, desired)
+    started = time.perf_counter()
+    with PeakMemory() as peak:
+        grads, _ = jax.block_until_ready(program(*arguments))
+    seconds = time.perf_counter() - started
     direction = np.random.default_rng(0).standard_normal(grads.shape)
     return {
         "num_steps": num_steps,
         "memory": str(memory),
         "states": states_held(memory, num_steps),
         "temporary_mb": program.memory_analysis().temp_size_in_bytes / 1e6,
-        "peak_mb": peak / 1e6,
+        "peak_mb": peak.bytes / 1e6,
         "seconds": seconds,
         "projection": float(np.vdot(direction, grads) / np.linalg.norm(grads)),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--budget-mb", type=float, default=40.0)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        (num_steps,) = arguments.steps
-        found = measure(num_steps, arguments.measure, arguments.budget_mb, arguments.repeats)
-        print(json.dumps(found))
-        return
-    print(f"budget for states: {arguments.budget_mb:g} MB")
-    print(
-        f"{'T':>7} {'':<9}{'states':>7}{'temporary MB':>14}{'peak MB':>9}"
-        f"{'s (min / median / max)':>26}{'ratio':>7}  strategy"
-    )
-    for num_steps in arguments.steps:
-        medians = {}
-        projections = []
+def compare(num_steps: int, options: argparse.Namespace) -> dict:
+    """Both strategies at one T, in turns, each time in a new process."""
+    found: dict[str, dict] = {}
+    for _ in range(options.repeats):
         for strategy in (STORED, BUDGETED):
             command = [sys.executable, "-m", "benchmarks.memory", "--measure", strategy]
-            for name in ("budget_mb", "repeats"):
-                command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
-            output = subprocess.run(
-                [*command, "--steps", str(num_steps)], check=True, capture_output=True, text=True
+            command += ["--budget-mb", str(options.budget_mb), "--steps", str(num_steps)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True)
+            one = json.loads(output.stdout)
+            one["seconds"] = [*found.get(strategy, {"seconds": []})["seconds"], one["seconds"]]
+            found[strategy] = one
+    return found
+
+
+def table(results: list[dict]) -> str:
+    """Markdown."""
+    lines = [
+        "| T | | strategy | states | temporary MB | peak MB | seconds, min / median / max "
+        "| time, to stored | gradients differ by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for found in results:
+        stored = found[STORED]
+        for name, one in found.items():
+            slower = ratio(one["seconds"], stored["seconds"])
+            apart = abs(one["projection"] - stored["projection"])
+            lines.append(
+                f"| {one['num_steps']} | {name} | {one['memory']} | {one['states']} "
+                f"| {one['temporary_mb']:.1f} | {one['peak_mb']:.1f} | {span(one['seconds'])} "
+                f"| {slower:.2f} | {apart:.1e} |"
             )
-            found = json.loads(output.stdout)
-            projections.append(found["projection"])
-            medians[strategy] = statistics.median(found["seconds"])
-            span = " / ".join(f"{f(found['seconds']):.2f}" for f in (min, statistics.median, max))
-            print(
-                f"{num_steps:>7} {strategy:<9}{found['states']:>7}{found['temporary_mb']:>14.1f}"
-                f"{found['peak_mb']:>9.1f}{span:>26}{medians[strategy] / medians[STORED]:>7.2f}"
-                f"  {found['memory']}",
-                flush=True,
-            )
-        print(
-            f"{'':>17}the gradients' projections on a random direction differ by "
-            f"{abs(projections[1] - projections[0]):.1e} of their norm"
-        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
+    parser.add_argument("--budget-mb", type=float, default=24.0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="folder for memory.json")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        (num_steps,) = options.steps
+        print(json.dumps(measure(num_steps, options.measure, options.budget_mb)))
+        return
+    machine = describe_machine()
+    print(in_words(machine), flush=True)
+    print(f"budget for states: {options.budget_mb:g} MB; projections of both gradients on a random")
+    print("direction are compared, relative to their norm", flush=True)
+    results = []
+    for num_steps in options.steps:
+        results.append(compare(num_steps, options))
+        print(table(results[-1:]), flush=True)
+    if options.out:
+        save(options.out / "memory.json", machine, results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ left out, with a line saying how to get them.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.contenders import CONTENDERS, fits
-from benchmarks.machine import describe_machine, in_words, ratio, span
+from benchmarks.machine import describe_machine, in_words, ratio, save, span
 from benchmarks.problems import PROBLEMS
 from benchmarks.worker import Worker
 
@@ -30,11 +29,12 @@ PRODUCT, OURS = "matrix product", "lljax"
 REFERENCE = "scan, jax.checkpoint"  # in float64
 
 
-def measure(problem_name: str, options) -> dict:
-    sizes = {"num_steps": options.steps} if options.steps else {}
+def measure(
+    problem_name: str, sizes: dict, names: list[str], repeats: int, public_code: str | None
+) -> dict:
+    """Figures of every way in `names` that is installed; plain values, for a JSON file."""
     problem = PROBLEMS[problem_name](**sizes)
-    job = {"problem": problem_name, "sizes": sizes, "public_code": options.public_code}
-    names = [n for n in options.only or CONTENDERS if fits(n, problem_name)]
+    job = {"problem": problem_name, "sizes": sizes, "public_code": public_code}
     workers, results = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         expected = _gradient(Worker(job | {"contender": REFERENCE, "float64": True}), folder)[0]
@@ -52,7 +52,7 @@ def measure(problem_name: str, options) -> dict:
             workers[name] = worker
         product_seconds = []
         product.ask()
-        for _ in tqdm(range(options.repeats), desc=f"{problem_name}: rounds", leave=False):
+        for _ in tqdm(range(repeats), desc=f"{problem_name}: rounds", leave=False):
             turns = []
             for name, worker in workers.items():
                 # The yardstick has its turn around every way: a machine's speed drifts.
@@ -157,13 +157,13 @@ def main() -> None:
     machine = describe_machine()
     print(in_words(machine), flush=True)
     results = []
+    sizes = {"num_steps": options.steps} if options.steps else {}
     for name in options.problems:
-        results.append(measure(name, options))
+        ways = [way for way in options.only or CONTENDERS if fits(way, name)]
+        results.append(measure(name, sizes, ways, options.repeats, options.public_code))
         print(f"\n{table(results[-1])}", flush=True)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"machine": machine, "results": results}, indent=1)
-        (options.out / "meta_gradient.json").write_text(text + "\n")
+        save(options.out / "meta_gradient.json", machine, results)
         plot(results, options.out / "meta_gradient.png")
 
 

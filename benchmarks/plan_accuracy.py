@@ -11,48 +11,21 @@ during that step beside the arrays it had before.
 import argparse
 import dataclasses
 import statistics
-import threading
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-import psutil
 import tyro
 
 import lljax
+from benchmarks.machine import PeakMemory
 from lljax.experiment.config import load_config
 from lljax.experiment.memory_plan import plan_memory
 from lljax.experiment.meta_gradient import MetaGradient
 from lljax.experiment.plan import describe, plan_run
 from lljax.experiment.problem import build_problem, policy_optimizer
 from lljax.experiment.run import device_name
-
-
-class PeakMemory:
-    """The largest device memory in use: within a `with` block, on an accelerator until its end."""
-
-    def __enter__(self):
-        stats = jax.devices()[0].memory_stats()
-        self._counted = bool(stats and "peak_bytes_in_use" in stats)
-        self._arrays = sum(array.nbytes for array in jax.live_arrays())
-        self._process = psutil.Process()
-        self._before = self._largest = self._process.memory_info().rss
-        self._over = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
-        return self
-
-    def _watch(self):
-        while not self._over.wait(0.002):
-            self._largest = max(self._largest, self._process.memory_info().rss)
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._watcher.join()
-        grown = self._largest - self._before
-        stats = jax.devices()[0].memory_stats() if self._counted else None
-        self.bytes = stats["peak_bytes_in_use"] if stats else self._arrays + grown
 
 
 def cut(config, steps: int):
@@ -83,10 +56,12 @@ def measure(config) -> tuple[float, float, float]:
     state = control.begin(uniform, sweep.auc, sweep.policy_grad)
     propose, take = jax.jit(control.propose), jax.jit(control.take)
     jax.block_until_ready(take(state, sweep.auc, sweep.policy_grad))
+    # An accelerator's allocator counts these too.
+    arrays = 0 if jax.devices()[0].memory_stats() else sum(a.nbytes for a in jax.live_arrays())
     with PeakMemory() as peak:
         sweep, (forward, backward) = outer_step(propose(state))
         jax.block_until_ready(take(state, sweep.auc, sweep.policy_grad))
-    return forward, backward, peak.bytes
+    return forward, backward, arrays + peak.bytes
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from lljax.models.transformer import TokenSequences, Transformer, init_params, s
 from lljax.types import Batch, LossFn, Params
 
 LEARNING_RATE = 0.1
-LAYERS, HEADS = 2, 8
 
 
 class Problem(NamedTuple):
@@ -25,7 +24,9 @@ class Problem(NamedTuple):
     train: Batch
     desired: Batch
     forward_flops: float  # of one example: twice the multiply-adds of its matrix products
-    tokens: int  # an example has, 1 where it is no text
+    tokens: int = 1  # an example has, where it is text
+    num_layers: int = 0  # of a Transformer
+    num_heads: int = 0
 
     def in_float64(self) -> "Problem":
         """The same numbers, wider; in a process with jax_enable_x64."""
@@ -62,11 +63,15 @@ class Problem(NamedTuple):
 
 
 def perceptron(
-    num_steps: int = 2000, num_train: int = 4096, num_desired: int = 512, dim: int = 128
+    num_steps: int = 2000,
+    num_train: int = 4096,
+    num_desired: int = 512,
+    dim: int = 128,
+    seed: int = 0,
 ) -> Problem:
     """The paper's linear classification (§4.1), with noisy training labels."""
     data = make_teacher_student(
-        jax.random.key(0),
+        jax.random.key(seed),
         dim=dim,
         num_train=num_train,
         num_desired=num_desired,
@@ -74,9 +79,8 @@ def perceptron(
     )
     policy = lljax.uniform_policy(num_steps, num_train)
     params = jnp.zeros(dim)
-    flops = 2.0 * dim
     return Problem(
-        "perceptron", perceptron_loss, policy, params, data.train, data.desired, flops, 1
+        "perceptron", perceptron_loss, policy, params, data.train, data.desired, 2.0 * dim
     )
 
 
@@ -85,6 +89,8 @@ def transformer(
     num_train: int = 64,
     num_desired: int = 16,
     width: int = 128,
+    num_layers: int = 2,
+    num_heads: int = 8,
     context: int = 64,
     vocab_size: int = 5000,
 ) -> Problem:
@@ -93,8 +99,8 @@ def transformer(
         vocab_size,
         context,
         width=width,
-        num_layers=LAYERS,
-        num_heads=HEADS,
+        num_layers=num_layers,
+        num_heads=num_heads,
         attention_scale="width",
         initialization="torch",
     )
@@ -103,7 +109,7 @@ def transformer(
     tokens = jax.random.randint(jax.random.key(1), shape, 2, vocab_size)
     train, desired = TokenSequences(tokens[:num_train]), TokenSequences(tokens[num_train:])
     policy = lljax.uniform_policy(num_steps, num_train)
-    a_token = LAYERS * (12 * width**2 + 2 * context * width) + width * vocab_size
+    a_token = num_layers * (12 * width**2 + 2 * context * width) + width * vocab_size
     return Problem(
         "transformer",
         sequence_loss(model),
@@ -113,6 +119,8 @@ def transformer(
         desired,
         forward_flops=2.0 * a_token * context,
         tokens=context,
+        num_layers=num_layers,
+        num_heads=num_heads,
     )
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 from typing import NamedTuple
@@ -135,6 +136,16 @@ class PublicCode:
                 area, losses, _ = run(theta, model, *train, *desired, learning_rate)
                 area.backward()
         return np.array(losses), np.stack([row.grad.cpu().numpy() for row in run.gamma])
+
+    def projection(self, rows: np.ndarray) -> tuple[np.ndarray, float]:
+        """Their projection of rows [R, N] onto the simplex, by cvxpy, and seconds a row.
+
+        They do the rows of a policy in a pool of processes, one row a process at a time.
+        """
+        solver = self.trainer.ProjSolver()
+        started = time.perf_counter()
+        projected = [solver.solve((0, self.torch.tensor(row)))[1].numpy() for row in rows]
+        return np.stack(projected), (time.perf_counter() - started) / len(rows)
 
 
 def flatten(params) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import problems
 from benchmarks.contender import Contender, MissingError
 from benchmarks.problems import LEARNING_RATE, Problem
 
@@ -64,8 +63,9 @@ def public_code(script_batches: bool) -> Callable[[Problem, Path | None], Conten
     """The public code: with the batch sizes of its scripts, or with all examples in one batch."""
 
     def build(problem, source):
-        code, model, train, desired = _their_problem(problem, source)
         from benchmarks.public_code import BatchSizes
+
+        code, model, train, desired = _their_problem(problem, source)
 
         limits = (512, 512, 64) if script_batches else (problem.num_train,) * 3
         counts = (problem.num_train, problem.num_train, problem.num_desired)
@@ -143,7 +143,9 @@ def _their_problem(problem: Problem, source: Path | None):
     if problem.name == "perceptron":
         model = code.perceptron(np.asarray(problem.params))
         return code, model, code.labelled(problem.train), code.labelled(problem.desired)
-    model = code.transformer(problem.params, num_layers=problems.LAYERS, num_heads=problems.HEADS)
+    model = code.transformer(
+        problem.params, num_layers=problem.num_layers, num_heads=problem.num_heads
+    )
     vocab_size = problem.params["head"].shape[1]
     train, desired = (code.sequences(b, vocab_size) for b in (problem.train, problem.desired))
     return code, model, train, desired

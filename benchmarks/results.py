@@ -1,0 +1,71 @@
+"""Runs all benchmarks and writes benchmarks/RESULTS.md from what they measured.
+
+    python -m benchmarks.results [--public-code LMOps/learning_law/src] [--only NAME ...]
+
+About two hours on two CPU cores with every peer installed. Figures, plots and versions lie in
+benchmarks/results/; `--only` (with no name: nothing) keeps what lies there for the others.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import memory, meta_gradient, scaling, time_to_auc
+from benchmarks.machine import in_words
+
+HERE = Path(__file__).parent
+FOLDER = HERE / "results"
+
+
+def tables_of(results: list, table) -> str:
+    return "\n\n".join(table(result) for result in results)
+
+
+CHAPTERS = {
+    "meta_gradient": (meta_gradient, lambda results: tables_of(results, meta_gradient.table)),
+    "time_to_auc": (time_to_auc, lambda results: tables_of(results, time_to_auc.table)),
+    "scaling": (scaling, scaling.table),
+    "memory": (memory, memory.table),
+}
+WITH_PUBLIC_CODE = ("meta_gradient", "time_to_auc")
+
+
+def run(name: str, public_code: str | None) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(FOLDER)]
+    if public_code and name in WITH_PUBLIC_CODE:
+        command += ["--public-code", public_code]
+    print(f"\n$ {' '.join(command[1:])}", flush=True)
+    subprocess.run(command, check=True, cwd=HERE.parent)
+
+
+def render() -> str:
+    parts = ["# Results", "Written by `python -m benchmarks.results`; not to be edited by hand."]
+    for name, (module, tables) in CHAPTERS.items():
+        path = FOLDER / f"{name}.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text())
+        about, _, how = module.__doc__.partition("\n\n    ")
+        explanation = how.partition("\n\n")[2].strip()
+        parts += [f"## {about}", explanation, f"Machine: {in_words(found['machine'])}."]
+        parts.append(tables(found["results"]))
+        if (FOLDER / f"{name}.png").exists():
+            parts.append(f"![{name}](results/{name}.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--public-code", help="learning_law/src of a clone of microsoft/LMOps")
+    parser.add_argument("--only", nargs="*", choices=list(CHAPTERS), default=list(CHAPTERS))
+    options = parser.parse_args()
+    for name in options.only:
+        run(name, options.public_code)
+    (HERE / "RESULTS.md").write_text(render())
+    print(f"wrote {HERE / 'RESULTS.md'}")
+
+
+if __name__ == "__main__":
+    main()

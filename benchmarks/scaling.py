@@ -1,0 +1,178 @@
+"""How the time of one meta-gradient grows with T, N, K, parameters, length, seeds and support.
+
+    python -m benchmarks.scaling [--repeats 3] [--only AXIS ...] [--out FOLDER]
+
+The points of an axis take turns. The exponent is the slope of ln(seconds) in ln(size) by least
+squares, with its r^2; 1 is linear. "support" is the share of a policy's entries that are not zero,
+with what `weightless` does; "seeds" are Perceptrons with data of their own in one vmapped call.
+"""
+
+import argparse
+import functools
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lljax
+from benchmarks.machine import describe_machine, in_words, interleave, ratio, save, span
+from benchmarks.problems import LEARNING_RATE, Problem, perceptron, transformer
+
+MICROBATCH = 8
+SUPPORT_PROBLEM = {"num_steps": 2, "num_train": 80, "num_desired": 4}
+small_transformer = functools.partial(transformer, num_steps=2, num_train=32, num_desired=8)
+
+
+class Axis(NamedTuple):
+    """One quantity that grows while all others stay."""
+
+    sizes: list[float]
+    build: Callable[[float], Callable]  # size -> a compiled meta-gradient
+    base: str  # what stays
+
+
+def gradient_of(problem: Problem, **options) -> Callable:
+    loss_auc = lljax.build_loss_auc(problem.loss_fn, optax.sgd(LEARNING_RATE), **options)
+    gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
+    program = gradient.lower(*problem.arguments).compile()
+    return lambda: program(*problem.arguments)
+
+
+def seeds(count: int) -> Callable:
+    runs = [perceptron(num_steps=500, seed=seed) for seed in range(count)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.arguments for run in runs))
+    loss_auc = lljax.build_loss_auc(runs[0].loss_fn, optax.sgd(LEARNING_RATE))
+    program = jax.jit(jax.vmap(jax.grad(loss_auc, has_aux=True))).lower(*stacked).compile()
+    return lambda: program(*stacked)
+
+
+def sparse(share: float, weightless: str) -> Callable:
+    problem = transformer(**SUPPORT_PROBLEM)
+    shape = problem.policy.shape
+    # The same number of examples in every row, drawn anew for each.
+    ranks = np.argsort(np.random.default_rng(0).random(shape), axis=1)
+    policy = (ranks < round(share * shape[1])).astype(np.float32)
+    policy = jnp.asarray(policy / policy.sum(1, keepdims=True))
+    return gradient_of(
+        problem._replace(policy=policy), weightless=weightless, microbatch_size=MICROBATCH
+    )
+
+
+def transformer_axis(name: str, sizes: list[float], base: str) -> Axis:
+    return Axis(sizes, lambda size: gradient_of(small_transformer(**{name: int(size)})), base)
+
+
+def perceptron_axis(name: str, sizes: list[float]) -> Axis:
+    base = "D = 128, N = 4096, K = 512, T = 500"
+    return Axis(
+        sizes, lambda size: gradient_of(perceptron(**{"num_steps": 500, name: int(size)})), base
+    )
+
+
+PAPER_SHAPE = "Transformer of the paper's shape, T = 2, N = 32, K = 8"
+SUPPORT_SHAPE = "Transformer of the paper's shape, T = 2, N = 80, K = 4, micro-batches of 8"
+SHARES = [1, 0.5, 0.2, 0.1]
+AXES = {
+    "Perceptron: T": perceptron_axis("num_steps", [250, 500, 1000, 2000]),
+    "Perceptron: N": perceptron_axis("num_train", [1024, 2048, 4096, 8192]),
+    "Perceptron: K": perceptron_axis("num_desired", [512, 1024, 2048, 4096]),
+    "Perceptron: seeds": Axis([1, 2, 4, 8, 16], lambda n: seeds(int(n)), "T = 500 each"),
+    "Transformer: T": transformer_axis("num_steps", [1, 2, 4, 8], PAPER_SHAPE),
+    "Transformer: N": transformer_axis("num_train", [16, 32, 64, 128], PAPER_SHAPE),
+    "Transformer: K": transformer_axis("num_desired", [8, 16, 32, 64], PAPER_SHAPE),
+    "Transformer: width": transformer_axis("width", [64, 128, 256], PAPER_SHAPE),
+    "Transformer: length": transformer_axis("context", [16, 32, 64, 128], PAPER_SHAPE),
+} | {
+    f"Transformer: support, {weightless}": Axis(
+        SHARES, functools.partial(sparse, weightless=weightless), SUPPORT_SHAPE
+    )
+    for weightless in ("full", "slopes", "skip")
+}
+
+
+def measure(axis: Axis, repeats: int) -> dict:
+    seconds = interleave({str(size): axis.build(size) for size in axis.sizes}, repeats)
+    medians = [statistics.median(seconds[str(size)]) for size in axis.sizes]
+    x, y = np.log(axis.sizes), np.log(medians)
+    exponent, offset = np.polyfit(x, y, 1)
+    residual = np.sum((y - exponent * x - offset) ** 2)
+    spread = np.sum((y - y.mean()) ** 2)
+    first = seconds[str(axis.sizes[0])]
+    return {
+        "base": axis.base,
+        "sizes": axis.sizes,
+        "seconds": list(seconds.values()),
+        "times_the_first": [ratio(values, first) for values in seconds.values()],
+        "exponent": float(exponent),
+        "r_squared": float(1 - residual / spread) if spread else 1.0,
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    """Markdown."""
+    lines = [
+        "| axis | size: seconds, min / median / max, times the first | exponent | r² | else |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in results.items():
+        points = "; ".join(
+            f"{size:g}: {span(values)}, {times:.2f} times"
+            for size, values, times in zip(
+                one["sizes"], one["seconds"], one["times_the_first"], strict=True
+            )
+        )
+        lines.append(
+            f"| {name} | {points} | {one['exponent']:.2f} | {one['r_squared']:.3f} "
+            f"| {one['base']} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    columns = 4
+    rows = -(-len(results) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(3 * columns, 2.6 * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(results) :]:
+        axis.remove()
+    for axis, (name, one) in zip(axes.flat, results.items(), strict=False):
+        medians = [statistics.median(values) for values in one["seconds"]]
+        axis.loglog(one["sizes"], medians, "o-")
+        linear = [medians[0] * size / one["sizes"][0] for size in one["sizes"]]
+        axis.loglog(one["sizes"], linear, "--", color="0.7")
+        axis.set_title(f"{name}: exponent {one['exponent']:.2f}", fontsize=9)
+        axis.set_ylabel("seconds")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(AXES), metavar="AXIS", default=list(AXES))
+    parser.add_argument("--out", type=Path, help="folder for scaling.json and scaling.png")
+    options = parser.parse_args()
+    machine = describe_machine()
+    print(in_words(machine), flush=True)
+    results = {}
+    for name in options.only:
+        results[name] = measure(AXES[name], options.repeats)
+        print(table({name: results[name]}).splitlines()[-1], flush=True)
+    print(f"\n{table(results)}")
+    if options.out:
+        save(options.out / "scaling.json", machine, results)
+        plot(results, options.out / "scaling.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""The AUC reached, on the desired and on held-out data, against meta-gradients and seconds.
+
+    python -m benchmarks.time_to_auc [--problems perceptron_paper transformer_small]
+        [--public-code LMOps/learning_law/src] [--out FOLDER]
+
+Every policy optimiser of lljax, and the public code's recipe: projected gradient without step
+control, its rate falling linearly to 0, each row projected by cvxpy. The recipe's policies are
+computed by lljax, whose gradients equal the public code's (the error is printed); its seconds are
+those of the public code itself, measured on a few inner steps and rows and extrapolated to all T:
+inner steps linearly, rows as if its pool of processes kept every core busy.
+
+The objective is the desired AUC alone (no train share). Seconds count compilation and all
+meta-gradients, trials that were taken back too, and not the held-out evaluation.
+"""
+
+import argparse
+import dataclasses
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import lljax
+from benchmarks import meta_gradient
+from benchmarks.machine import describe_machine, in_words, save
+from benchmarks.public_code import PublicCode
+from lljax.experiment.config import load_config
+from lljax.experiment.problem import Problem, build_problem
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+ROWS_PROJECTED = 4
+CHECK_EVERY = 4  # outer steps from one look at all examples to the next, with an active set
+RECIPE, OURS = "public recipe", "lljax"
+PUBLIC = ("public code, one batch", "public code, its batches")
+
+
+class Race(NamedTuple):
+    """One problem, and the recipe that sets its mark."""
+
+    recipe_steps: int
+    recipe_rate: float  # of the AUC's gradient, at the start
+    steps: int  # outer steps of our methods
+    methods: dict[str, lljax.PolicyOptimizer]
+    grow: float
+    sizes: dict  # of the problem for the public code, where T is a few steps
+
+
+EXPONENTIATED = lljax.exponentiated_gradient
+RACES = {
+    "perceptron_paper": Race(
+        recipe_steps=500,
+        recipe_rate=0.001,
+        steps=40,
+        methods={
+            "projected gradient": lljax.projected_gradient(0.2),
+            "exponentiated gradient": EXPONENTIATED(0.3),
+            "exponentiated gradient, momentum": EXPONENTIATED(0.1, momentum=0.8),
+        },
+        grow=1.2,
+        sizes={"num_steps": 20},
+    ),
+    "transformer_small": Race(
+        recipe_steps=20,
+        recipe_rate=0.4,
+        steps=6,
+        methods={
+            "projected gradient": lljax.projected_gradient(0.4),
+            "exponentiated gradient": EXPONENTIATED(0.3),
+            "exponentiated gradient, momentum": EXPONENTIATED(0.3, momentum=0.5),
+            "the same, active set": EXPONENTIATED(0.3, momentum=0.5, cutoff=0.1),
+        },
+        grow=1.1,
+        sizes={
+            "num_steps": 4,
+            "num_train": 512,
+            "num_desired": 384,
+            "width": 32,
+            "num_layers": 1,
+            "num_heads": 4,
+            "context": 24,
+            "vocab_size": 256,
+        },
+    ),
+}
+
+
+class Curve:
+    """What one method reached, outer step by outer step; index 0 is the uniform policy."""
+
+    def __init__(self, auc: float, held_out: float):
+        self.auc, self.held_out, self.seconds = [auc], [held_out], [0.0]
+
+    def add(self, auc: float, held_out: float, seconds: float) -> None:
+        self.auc.append(auc)
+        self.held_out.append(held_out)
+        self.seconds.append(self.seconds[-1] + seconds)
+
+
+class Track:
+    """A problem as the race runs it: the desired AUC alone, attention as in the public code."""
+
+    def __init__(self, name: str):
+        config = load_config(CONFIGS / f"{name}.py")
+        outer = dataclasses.replace(config.outer, train_share=0.0)
+        config = dataclasses.replace(config, outer=outer)
+        if config.task == "transformer":
+            model = dataclasses.replace(config.model, attention_scale="width")
+            config = dataclasses.replace(config, model=model)
+        self.task, self.inner = config.task, config.inner
+        self.problem: Problem = build_problem(config)
+        problem = self.problem
+        self.start = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
+        self.data = problem.params, problem.train, problem.desired
+        evaluate = jax.jit(lambda *arguments: self.loss_auc()(*arguments)[0])
+        self._held_out = lambda policy: float(evaluate(policy, *self.data[:2], problem.validation))
+        self._gradient = jax.jit(jax.value_and_grad(self.loss_auc(), has_aux=True))
+        (auc, _), _ = self._gradient(self.start, *self.data)
+        self._uniform = float(auc), self._held_out(self.start)
+
+    def loss_auc(self, weightless: lljax.types.Weightless = "full"):
+        microbatch_size = self.inner.microbatch_size
+        if weightless != "full":
+            microbatch_size = (microbatch_size or 512) // 2  # the unit that can be left out
+        return lljax.build_loss_auc(
+            self.problem.loss_fn,
+            self.problem.optimizer,
+            microbatch_size=microbatch_size,
+            weightless=weightless,
+        )
+
+    def recipe(self, race: Race, seconds: float) -> Curve:
+        """The public code's outer loop; each of its steps takes `seconds`."""
+        method = lljax.projected_gradient(
+            lambda count: race.recipe_rate * (1 - count / race.recipe_steps)
+        )
+        update = jax.jit(method.update)
+        policy, state, curve = self.start, method.init(self.start), Curve(*self._uniform)
+        (_, _), gradient = self._gradient(policy, *self.data)
+        looks = max(1, race.recipe_steps // 20)
+        for step in tqdm(range(1, race.recipe_steps + 1), desc="public recipe", leave=False):
+            policy, state = update(gradient, state, policy)
+            (auc, _), gradient = self._gradient(policy, *self.data)
+            held_out = self._held_out(policy) if step % looks == 0 else curve.held_out[-1]
+            curve.add(float(auc), held_out, seconds)
+        return curve
+
+    def run(self, method: lljax.PolicyOptimizer, race: Race, active_set: bool) -> Curve:
+        """Our outer loop with step control; the first step's seconds hold the compilation."""
+        curve = Curve(*self._uniform)
+        started = time.perf_counter()
+        loop = self._loop(method, race, "slopes" if active_set else "full")
+        state = jax.jit(loop.init)(self.start, *self.data)
+        step = jax.jit(loop.step).lower(state, *self.data).compile()
+        active = step
+        if active_set:
+            skipping = self._loop(method, race, "skip").step
+            active = jax.jit(skipping).lower(state, *self.data).compile()
+        jax.block_until_ready(state)
+        before = time.perf_counter() - started
+        for number in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
+            started = time.perf_counter()
+            program = step if number % CHECK_EVERY == 0 else active
+            state = jax.block_until_ready(program(state, *self.data))
+            seconds = before + time.perf_counter() - started
+            before = 0.0
+            curve.add(float(state.auc), self._held_out(state.policy), seconds)
+        return curve
+
+    def _loop(self, method, race, weightless):
+        return lljax.build_outer_loop(self.loss_auc(weightless), method, grow=race.grow)
+
+
+def recipe_seconds(track: Track, race: Race, source: str) -> dict:
+    """Seconds of an outer step of the public code, and how far what it computes is from ours."""
+    found = meta_gradient.measure(track.task, race.sizes, [OURS, *PUBLIC], 3, source)
+    num_steps, num_train = track.start.shape
+    steps = {
+        name: num_steps / found["num_steps"] * statistics.median(one["seconds"])
+        for name, one in found["contenders"].items()
+    }
+    noise = np.random.default_rng(0).normal(0, 0.1, (ROWS_PROJECTED, num_train))
+    rows = ((1 + noise) / num_train).astype(np.float32)
+    projected, row_seconds = PublicCode(Path(source)).projection(rows)
+    error = np.abs(projected - lljax.project_simplex(rows)).max() * num_train
+    return {
+        "meta_gradient": steps,
+        "projection": num_steps * row_seconds / (os.cpu_count() or 1),
+        "projection_error": float(error),
+        "gradient_error": max(one["error"] for one in found["contenders"].values()),
+    }
+
+
+def measure(name: str, source: str | None) -> dict:
+    """Plain values, for a JSON file."""
+    race, track = RACES[name], Track(name)
+    costs = recipe_seconds(track, race, source) if source else None
+    fastest = min(costs["meta_gradient"][way] for way in PUBLIC) if costs else 0.0
+    curves = {RECIPE: track.recipe(race, fastest + (costs["projection"] if costs else 0.0))}
+    for method, optimizer in race.methods.items():
+        curves[method] = track.run(optimizer, race, active_set=method.endswith("active set"))
+    return {
+        "problem": name,
+        "costs": costs,
+        "recipe_steps": race.recipe_steps,
+        "recipe_rate": race.recipe_rate,
+        "curves": {method: vars(curve) for method, curve in curves.items()},
+    }
+
+
+def table(result: dict) -> str:
+    """Markdown."""
+    curves, costs = result["curves"], result["costs"]
+    recipe = curves[RECIPE]
+    mark = recipe["auc"][-1]
+    lines = [f"{result['problem']}: the recipe reaches a desired AUC of {mark:.4f}"]
+    if costs:
+        parts = ", ".join(
+            f"{way} {seconds:.3g} s" for way, seconds in costs["meta_gradient"].items()
+        )
+        lines.append(
+            f"A meta-gradient: {parts}. The recipe's projection: {costs['projection']:.3g} s. "
+            f"Error of gradients {costs['gradient_error']:.1e}, of projections "
+            f"{costs['projection_error']:.1e} of 1/N."
+        )
+    lines += [
+        "",
+        "| | meta-gradients to the recipe's AUC | seconds to it | times sooner than the recipe "
+        "| final AUC | best held-out AUC |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, curve in curves.items():
+        step = next((i for i, auc in enumerate(curve["auc"]) if auc <= mark), None)
+        seconds = "never" if step is None else f"{curve['seconds'][step]:.3g}"
+        sooner = ""
+        if costs and step is not None:
+            sooner = f"{recipe['seconds'][-1] / curve['seconds'][step]:.3g}"
+        lines.append(
+            f"| {name} | {'never' if step is None else step} | {seconds} | {sooner} "
+            f"| {curve['auc'][-1]:.4f} ({len(curve['auc']) - 1} steps) "
+            f"| {min(curve['held_out']):.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(results: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        2, len(results), figsize=(5.2 * len(results), 6.4), squeeze=False, layout="constrained"
+    )
+    for column, result in zip(axes.T, results, strict=True):
+        for number, (name, curve) in enumerate(result["curves"].items()):
+            steps, seconds = range(len(curve["auc"])), curve["seconds"]
+            for axis, x in zip(column, (steps, seconds), strict=True):
+                axis.plot(x, curve["auc"], color=f"C{number}", label=name)
+                axis.plot(x, curve["held_out"], ":", color=f"C{number}")
+        column[0].set_title(f"{result['problem']} (dotted: held out)")
+        for axis, label in zip(column, ("meta-gradients", "seconds"), strict=True):
+            axis.set_xscale("symlog" if label == "meta-gradients" else "log")
+            axis.set_xlabel(label)
+            axis.set_ylabel("AUC, nats")
+        column[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="+", default=list(RACES), choices=list(RACES))
+    parser.add_argument("--public-code", help="learning_law/src of a clone of microsoft/LMOps")
+    parser.add_argument("--out", type=Path, help="folder for time_to_auc.json and .png")
+    options = parser.parse_args()
+    machine = describe_machine()
+    print(in_words(machine), flush=True)
+    if options.public_code is None:
+        print("The recipe's seconds are left out. To have them: pip install torch cvxpy, clone")
+        print("https://github.com/microsoft/LMOps, give --public-code LMOps/learning_law/src")
+    results = []
+    for name in options.problems:
+        results.append(measure(name, options.public_code))
+        print(f"\n{table(results[-1])}", flush=True)
+    if options.out:
+        save(options.out / "time_to_auc.json", machine, results)
+        plot(results, options.out / "time_to_auc.png")
+
+
+if __name__ == "__main__":
+    main()
