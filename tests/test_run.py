@@ -69,6 +69,33 @@ def test_a_run_leaves_what_it_promises(finished):
     assert "<html" in (workdir / "report.html").read_text()
 
 
+ACTIVE = ("--inner.microbatch-size", "8", "--outer.cutoff", "0.3", "--outer.train-share", "0")
+
+
+def test_an_active_set_ends_where_looking_at_all_examples_does(tmp_path):
+    """Its gaps are known where all examples were looked at, and that of the kept policy is."""
+    gaps, objectives = {}, {}
+    for every in (1, 3):
+        workdir = tmp_path / str(every)
+        flags = (*SMALL, *ACTIVE, "--outer.check-every", every)
+        result = lljax_command("run", CONFIG, "--workdir", workdir, *flags)
+        assert result.returncode == 0, result.stderr
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        objectives[every] = [line["objective"] for line in lines]
+        gaps[every] = [line["optimality_gap"] for line in lines]
+        for before, line in zip(lines, lines[1:], strict=False):
+            looked = line["outer_step"] % every == 0
+            known = looked if line["accepted"] else before["optimality_gap"] is not None
+            assert (line["optimality_gap"] is not None) == known
+        policy = np.load(workdir / "policy.npy", allow_pickle=False)
+        assert (policy == 0).mean() > 0.1
+        summary = json.loads((workdir / "summary.json").read_text())
+        assert summary["learning_law"]["optimized"]["optimality_gap"] > 0
+    assert None in gaps[3]
+    assert objectives[1][-1] < 0.9 * objectives[1][0]
+    np.testing.assert_allclose(objectives[3], objectives[1], rtol=1e-2)
+
+
 def test_the_summary_is_true(finished):
     """Its numbers follow from policy.npy and the config, computed again through the public API."""
     import jax

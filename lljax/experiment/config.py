@@ -95,6 +95,12 @@ class OuterConfig:
     """The outer rate: of log-weights, or for projected_gradient of the AUC's gradient."""
     momentum: float = 0.8
     """Of exponentiated_gradient."""
+    cutoff: float = 0.0
+    """Of exponentiated_gradient: weights below this share of the uniform weight become exactly 0,
+    until an example's slope wants it back."""
+    check_every: int | None = None
+    """Leave the examples without weight out of the meta-gradients, but for each so-many-th outer
+    step, when all are looked at: the cost follows the policy's support. Never when not given."""
     grow: float = 1.2
     """Factor on the outer rate after a step that lowered the objective."""
     shrink: float = 0.5
@@ -111,6 +117,9 @@ class OuterConfig:
         _require(self.num_steps >= 1, "outer.num_steps", "at least 1", self.num_steps)
         _require_positive("outer.learning_rate", self.learning_rate)
         _require(0 <= self.momentum < 1, "outer.momentum", "in [0, 1)", self.momentum)
+        _require(0 <= self.cutoff < 1, "outer.cutoff", "in [0, 1)", self.cutoff)
+        every = self.check_every
+        _require(every is None or every >= 1, "outer.check_every", "at least 1", every)
         _require(self.grow >= 1, "outer.grow", "at least 1", self.grow)
         _require(0 < self.shrink < 1, "outer.shrink", "in (0, 1)", self.shrink)
         _require(0 <= self.train_share < 1, "outer.train_share", "in [0, 1)", self.train_share)
@@ -218,6 +227,12 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "in [0, 2^31)", self.seed)
+        _require(
+            self.outer.check_every is None or self.inner.microbatch_size is not None,
+            "inner.microbatch_size",
+            "given with outer.check_every, which leaves out whole micro-batches, e.g. 32",
+            self.inner.microbatch_size,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,14 +64,20 @@ class MetaGradient:
       cost: forward passes of an example a step, of the forward and of the backward sweep.
     """
 
-    def __init__(self, problem: Problem, inner: InnerConfig, plan: MemoryPlan):
-        segments = lljax.build_segments(
+    def __init__(
+        self, problem: Problem, inner: InnerConfig, plan: MemoryPlan, active_set: bool = False
+    ):
+        """With an `active_set`, examples without weight cost as little as they can."""
+        build = functools.partial(
+            lljax.build_segments,
             problem.loss_fn,
             problem.optimizer,
             memory=plan.within_segment,
             microbatch_size=inner.microbatch_size,
         )
+        segments = build(weightless="slopes" if active_set else "full")
         self._start, self._forward, self._turn, self._backward = map(jax.jit, segments)
+        self._backward_active = jax.jit(build(weightless="skip").backward) if active_set else None
         self._plan = plan
         self._params = problem.params
         self._data = problem.train, problem.objective
@@ -120,8 +126,18 @@ class MetaGradient:
             sweep.forward = index + 1
             done(sweep)
 
-    def run_backward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
-        """Completes the policy's gradient after the forward sweep."""
+    def run_backward(
+        self,
+        policy: jax.Array,
+        sweep: Sweep,
+        done: Callable[[Sweep], None],
+        all_examples: bool = True,
+    ) -> None:
+        """Completes the policy's gradient after the forward sweep.
+
+        Without `all_examples` those without weight are left out, if this has an active set.
+        """
+        backward = self._backward if all_examples else self._backward_active or self._backward
         num_steps, _ = self._shape
         factors = np.full(num_steps, 1 / num_steps, np.float32)
         last, factors[0] = factors[-1], 0  # L(theta_0) is not in the AUC
@@ -134,7 +150,7 @@ class MetaGradient:
         for index in reversed(range(self.num_segments - sweep.backward)):
             steps = self._plan.segments[index]
             kept = self._fetch(index, policy, sweep)
-            cotangent, slopes = self._backward(
+            cotangent, slopes = backward(
                 cotangent, kept, policy[steps], jnp.asarray(factors[steps]), self._data
             )
             del kept

@@ -122,13 +122,16 @@ def fingerprint(problem: Problem) -> str:
 
 def perceptron_loss(theta: jax.Array, batch: LabelledInputs) -> jax.Array:
     """The logistic loss of sigma(theta . z), nats: [D], B examples -> [B]."""
-    return optax.sigmoid_binary_cross_entropy(batch.z @ theta, batch.y)
+    # For labels 0 and 1 one logarithm is enough, where a cross-entropy takes two.
+    return jax.nn.softplus((1 - 2 * batch.y) * (batch.z @ theta))
 
 
 def policy_optimizer(config: OuterConfig) -> lljax.PolicyOptimizer:
     if config.method == "projected_gradient":
         return lljax.projected_gradient(config.learning_rate)
-    return lljax.exponentiated_gradient(config.learning_rate, momentum=config.momentum)
+    return lljax.exponentiated_gradient(
+        config.learning_rate, momentum=config.momentum, cutoff=config.cutoff
+    )
 
 
 def _perceptron(config: PerceptronConfig) -> _Task:
