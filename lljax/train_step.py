@@ -90,11 +90,8 @@ class ReorderedBatches:
     @property
     def member(self) -> jax.Array:
         """[B] bool, the examples that are folded over."""
-        number = jnp.arange(self.order.shape[0])
-        inside = jnp.broadcast_to(
-            ((number >= self.first) & (number < self.end))[:, None], self.order.shape
-        )
-        return self.examples.join(jnp.zeros(self.order.size, bool).at[self.order].set(inside))
+        piece = jnp.argsort(self.order.reshape(-1)) // self.order.shape[1]
+        return self.examples.join((piece >= self.first) & (piece < self.end))
 
 
 def split_by_weight(

@@ -1,5 +1,6 @@
 """Whole experiments through the real command line: results, errors, kills."""
 
+import itertools
 import json
 import os
 import shutil
@@ -83,7 +84,7 @@ def test_an_active_set_ends_where_looking_at_all_examples_does(tmp_path):
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         objectives[every] = [line["objective"] for line in lines]
         gaps[every] = [line["optimality_gap"] for line in lines]
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in itertools.pairwise(lines):
             looked = line["outer_step"] % every == 0
             known = looked if line["accepted"] else before["optimality_gap"] is not None
             assert (line["optimality_gap"] is not None) == known

@@ -1,0 +1,56 @@
+"""The benchmarks through their command lines, cut short: equal work is compared, and reported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def benchmark(name, *arguments):
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.mark.parametrize("problem", ["perceptron", "transformer"])
+def test_every_way_to_a_meta_gradient_gives_the_same(tmp_path, problem):
+    ways = ["lljax", "scan", "scan, jax.checkpoint", "mixed-mode VJP", "TorchOpt"]
+    flags = ("--problems", problem, "--steps", 2, "--repeats", 2, "--out", tmp_path)
+    result = benchmark("meta_gradient", *flags, "--only", *ways)
+    found = json.loads((tmp_path / "meta_gradient.json").read_text())
+    (one,) = found["results"]
+    assert set(ways[:4]) <= one["contenders"].keys() <= set(ways)
+    for name, contender in one["contenders"].items():
+        assert contender["error"] < 1e-5
+        assert len(contender["seconds"]) == 2
+        assert 0 < contender["share_of_peak"] < 1
+        assert f"| {name} |" in result.stdout
+    if "TorchOpt" not in one["contenders"]:
+        assert "TorchOpt: left out. To have it: pip install torch" in result.stderr
+    assert (tmp_path / "meta_gradient.png").stat().st_size > 5000
+    assert found["machine"]["versions"]["jax"]
+
+
+def test_scaling_fits_exponents(tmp_path):
+    benchmark("scaling", "--repeats", 1, "--only", "Perceptron: T", "--out", tmp_path)
+    axis = json.loads((tmp_path / "scaling.json").read_text())["results"]["Perceptron: T"]
+    assert axis["sizes"] == [250, 500, 1000, 2000]
+    assert 0.7 < axis["exponent"] < 1.3
+    assert axis["r_squared"] > 0.9
+
+
+def test_memory_stays_flat(tmp_path):
+    flags = ("--steps", 50, 400, "--repeats", 1, "--budget-mb", 2, "--out", tmp_path)
+    result = benchmark("memory", *flags)
+    found = json.loads((tmp_path / "memory.json").read_text())["results"]
+    for one in found:
+        assert one["budget"]["projection"] == pytest.approx(one["stored"]["projection"], abs=1e-5)
+    growth = [one[name]["temporary_mb"] for name in ("stored", "budget") for one in found]
+    assert growth[1] - growth[0] > 5 * (growth[3] - growth[2])
+    assert "| 400 | budget | RecomputeStates" in result.stdout
