@@ -16,7 +16,9 @@ from benchmarks.contender import Contender, MissingError, compiled
 from benchmarks.problems import LEARNING_RATE, Problem
 
 
-def _lljax(**strategy) -> Callable[[Problem], Contender]:
+def lljax_way(**strategy) -> Callable[[Problem], Contender]:
+    """`build_loss_auc` with these options."""
+
     def build(problem):
         loss_auc = lljax.build_loss_auc(problem.loss_fn, optax.sgd(LEARNING_RATE), **strategy)
         return compiled(loss_auc, problem)
@@ -98,10 +100,10 @@ def _without_source(build: Callable[[Problem], Contender]):
 
 
 CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
-    "lljax": _without_source(_lljax()),
-    "lljax, micro-batches of 8": _without_source(_lljax(microbatch_size=8)),
-    "lljax, micro-batches of 16": _without_source(_lljax(microbatch_size=16)),
-    "lljax, recomputed": _without_source(_lljax(memory=lljax.RecomputeStates())),
+    "lljax": _without_source(lljax_way()),
+    "lljax, micro-batches of 8": _without_source(lljax_way(microbatch_size=8)),
+    "lljax, micro-batches of 16": _without_source(lljax_way(microbatch_size=16)),
+    "lljax, recomputed": _without_source(lljax_way(memory=lljax.RecomputeStates())),
     "scan": _without_source(_scan(jax.lax.scan)),
     "scan, jax.checkpoint": _without_source(_scan(_checkpointed_scan)),
     "equinox, checkpointed": _without_source(_equinox),

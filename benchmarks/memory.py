@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks.machine import PeakMemory, describe_machine, in_words, ratio, save, span
 
+SIZES = {"num_train": 16, "num_desired": 4}
 SHAPE = {"vocab_size": 64, "context": 8, "width": 16, "num_heads": 2}
-NUM_TRAIN, NUM_DESIRED = 16, 4
 BUDGETED, STORED = "budget", "stored"
 
 
@@ -25,37 +25,29 @@ def measure(num_steps: int, strategy: str, budget_mb: float) -> dict:
     """One measurement, in this process."""
     import jax
     import numpy as np
-    import optax
 
     import lljax
+    from benchmarks.contenders import lljax_way
+    from benchmarks.problems import transformer
     from lljax.memory import states_held
-    from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
 
-    model = Transformer(**SHAPE, initialization="torch")
-    params = init_params(model, jax.random.key(0))
-    shape = (NUM_TRAIN + NUM_DESIRED, SHAPE["context"] + 1)
-    tokens = jax.random.randint(jax.random.key(1), shape, 2, SHAPE["vocab_size"])
-    train, desired = TokenSequences(tokens[:NUM_TRAIN]), TokenSequences(tokens[NUM_TRAIN:])
-    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    problem = transformer(num_steps, **SIZES, **SHAPE)
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
     most = int(budget_mb * 1e6 // state_bytes)
     memory = lljax.StoreStates()
     if strategy == BUDGETED and num_steps > most:
         memory = lljax.recompute_within(num_steps, most)
-    loss_auc = lljax.build_loss_auc(sequence_loss(model), optax.sgd(0.1), memory=memory)
-    gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
-    policy = lljax.uniform_policy(num_steps, NUM_TRAIN)
-    program = gradient.lower(policy, params, train, desired).compile()
-    arguments = (policy, params, train, desired)
+    way = lljax_way(memory=memory)(problem)
     started = time.perf_counter()
     with PeakMemory() as peak:
-        grads, _ = jax.block_until_ready(program(*arguments))
+        grads = jax.block_until_ready(way.gradient())
     seconds = time.perf_counter() - started
     direction = np.random.default_rng(0).standard_normal(grads.shape)
     return {
         "num_steps": num_steps,
         "memory": str(memory),
         "states": states_held(memory, num_steps),
-        "temporary_mb": program.memory_analysis().temp_size_in_bytes / 1e6,
+        "temporary_mb": way.temporary_bytes / 1e6,
         "peak_mb": peak.bytes / 1e6,
         "seconds": seconds,
         "projection": float(np.vdot(direction, grads) / np.linalg.norm(grads)),

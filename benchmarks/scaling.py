@@ -20,8 +20,9 @@ import numpy as np
 import optax
 
 import lljax
+from benchmarks.contenders import lljax_way
 from benchmarks.machine import describe_machine, in_words, interleave, ratio, save, span
-from benchmarks.problems import LEARNING_RATE, Problem, perceptron, transformer
+from benchmarks.problems import LEARNING_RATE, perceptron, transformer
 
 MICROBATCH = 8
 SUPPORT_PROBLEM = {"num_steps": 2, "num_train": 80, "num_desired": 4}
@@ -34,13 +35,6 @@ class Axis(NamedTuple):
     sizes: list[float]
     build: Callable[[float], Callable]  # size -> a compiled meta-gradient
     base: str  # what stays
-
-
-def gradient_of(problem: Problem, **options) -> Callable:
-    loss_auc = lljax.build_loss_auc(problem.loss_fn, optax.sgd(LEARNING_RATE), **options)
-    gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
-    program = gradient.lower(*problem.arguments).compile()
-    return lambda: program(*problem.arguments)
 
 
 def seeds(count: int) -> Callable:
@@ -58,19 +52,22 @@ def sparse(share: float, weightless: str) -> Callable:
     ranks = np.argsort(np.random.default_rng(0).random(shape), axis=1)
     policy = (ranks < round(share * shape[1])).astype(np.float32)
     policy = jnp.asarray(policy / policy.sum(1, keepdims=True))
-    return gradient_of(
-        problem._replace(policy=policy), weightless=weightless, microbatch_size=MICROBATCH
-    )
+    way = lljax_way(weightless=weightless, microbatch_size=MICROBATCH)
+    return way(problem._replace(policy=policy)).gradient
 
 
 def transformer_axis(name: str, sizes: list[float], base: str) -> Axis:
-    return Axis(sizes, lambda size: gradient_of(small_transformer(**{name: int(size)})), base)
+    return Axis(
+        sizes, lambda size: lljax_way()(small_transformer(**{name: int(size)})).gradient, base
+    )
 
 
 def perceptron_axis(name: str, sizes: list[float]) -> Axis:
     base = "D = 128, N = 4096, K = 512, T = 500"
     return Axis(
-        sizes, lambda size: gradient_of(perceptron(**{"num_steps": 500, name: int(size)})), base
+        sizes,
+        lambda size: lljax_way()(perceptron(**{"num_steps": 500, name: int(size)})).gradient,
+        base,
     )
 
 
