@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lljax
 from benchmarks import torch_contenders
@@ -24,6 +25,22 @@ def lljax_way(**strategy) -> Callable[[Problem], Contender]:
         return compiled(loss_auc, problem)
 
     return build
+
+
+def _sharded(problem: Problem) -> Contender:
+    """`build_loss_auc` with the training examples spread over all devices."""
+    mesh = jax.make_mesh((jax.device_count(),), ("n",), axis_types=(AxisType.Auto,))
+
+    def place(tree, *axes):
+        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    spread = problem._replace(
+        policy=place(problem.policy, None, "n"),
+        params=place(problem.params),
+        train=place(problem.train, "n"),
+        desired=place(problem.desired),
+    )
+    return lljax_way()(spread)
 
 
 def _scan(scan: Callable, gradient_of: Callable | None = None) -> Callable[[Problem], Contender]:
@@ -99,8 +116,10 @@ def _without_source(build: Callable[[Problem], Contender]):
     return lambda problem, source: build(problem)
 
 
+HOST_DEVICES = "lljax, a device a core"
 CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
     "lljax": _without_source(lljax_way()),
+    HOST_DEVICES: _without_source(_sharded),
     "lljax, micro-batches of 8": _without_source(lljax_way(microbatch_size=8)),
     "lljax, micro-batches of 16": _without_source(lljax_way(microbatch_size=16)),
     "lljax, recomputed": _without_source(lljax_way(memory=lljax.RecomputeStates())),
@@ -116,8 +135,14 @@ CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
 """Name -> builder; it raises MissingError for what is not installed."""
 
 
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 def fits(name: str, problem: str) -> bool:
     """Whether a contender makes sense for a problem."""
     if problem == "perceptron":
-        return "micro-batches" not in name
+        return "micro-batches" not in name and (name != HOST_DEVICES or _on_cpu())
+    if name == HOST_DEVICES:
+        return False  # its matrix products use all cores anyway
     return name != "public code, its batches"  # 64 examples are less than one of its batches

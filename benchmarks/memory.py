@@ -12,13 +12,14 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from benchmarks.machine import PeakMemory, describe_machine, in_words, ratio, save, span
+from benchmarks.machine import PeakMemory, ratio, span
+from benchmarks.output import Output
 
 SIZES = {"num_train": 16, "num_desired": 4}
 SHAPE = {"vocab_size": 64, "context": 8, "width": 16, "num_heads": 2}
 BUDGETED, STORED = "budget", "stored"
+MINUTES_LONG = 100_000  # such a T is measured once
 
 
 def measure(num_steps: int, strategy: str, budget_mb: float) -> dict:
@@ -57,7 +58,7 @@ def measure(num_steps: int, strategy: str, budget_mb: float) -> dict:
 def compare(num_steps: int, options: argparse.Namespace) -> dict:
     """Both strategies at one T, in turns, each time in a new process."""
     found: dict[str, dict] = {}
-    for _ in range(options.repeats):
+    for _ in range(options.repeats if num_steps < MINUTES_LONG else 1):
         for strategy in (STORED, BUDGETED):
             command = [sys.executable, "-m", "benchmarks.memory", "--measure", strategy]
             command += ["--budget-mb", str(options.budget_mb), "--steps", str(num_steps)]
@@ -93,23 +94,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--budget-mb", type=float, default=24.0)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="folder for memory.json")
+    Output.add_option(parser)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         (num_steps,) = options.steps
         print(json.dumps(measure(num_steps, options.measure, options.budget_mb)))
         return
-    machine = describe_machine()
-    print(in_words(machine), flush=True)
+    output = Output("memory", options.out)
     print(f"budget for states: {options.budget_mb:g} MB; projections of both gradients on a random")
     print("direction are compared, relative to their norm", flush=True)
     results = []
     for num_steps in options.steps:
         results.append(compare(num_steps, options))
         print(table(results[-1:]), flush=True)
-    if options.out:
-        save(options.out / "memory.json", machine, results)
+    output.write(results)
 
 
 if __name__ == "__main__":

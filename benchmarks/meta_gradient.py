@@ -1,14 +1,17 @@
 """One meta-gradient by every way a user could pick: time, memory, arithmetic speed and error.
 
-    python -m benchmarks.meta_gradient [--problems perceptron transformer] [--repeats 5]
+    python -m benchmarks.meta_gradient [--problems perceptron transformer] [--repeats 3]
         [--public-code LMOps/learning_law/src] [--only NAME ...] [--steps T] [--out FOLDER]
 
 Each way runs in a process of its own and they take turns, so that a slow moment of the machine hits
-all of them; ratios are medians of ratios within a round. A product of 2048 x 2048 matrices runs
-in every round too: the share of the peak is model FLOP/s (what the algorithm needs, not what a way
-repeats) over the speed of that product. The error is the largest deviation from a float64 gradient,
-which a plain differentiated scan computes, over the largest entry. Peers that are not installed are
-left out, with a line saying how to get them.
+all of them; ratios are medians of ratios within a round. A product of square matrices runs in every
+round too: the share of the peak is model FLOP/s (what the algorithm needs, not what a way repeats)
+over the speed of that product. The error is the largest deviation from a float64 gradient, which a
+plain differentiated scan computes, over the largest entry. Peers that are not installed are left
+out, with a line saying how to get them.
+
+On a GPU, JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 (or bfloat16) in the environment sets the
+products of all JAX's ways and of the yardstick.
 """
 
 import argparse
@@ -21,7 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.contenders import CONTENDERS, fits
-from benchmarks.machine import describe_machine, in_words, ratio, save, span
+from benchmarks.machine import ratio, span
+from benchmarks.output import Output, subplots
 from benchmarks.problems import PROBLEMS
 from benchmarks.worker import Worker
 
@@ -91,8 +95,12 @@ def _ask_gradient(worker: Worker, folder: str) -> tuple[np.ndarray, int]:
     return np.load(path), peak
 
 
-def table(result: dict) -> str:
+def table(results: list[dict]) -> str:
     """Markdown."""
+    return "\n\n".join(map(_table_of_problem, results))
+
+
+def _table_of_problem(result: dict) -> str:
     steps, examples = result["num_steps"], result["num_train"]
     lines = [
         f"{result['problem']}: T = {steps}, N = {examples}, K = {result['num_desired']}; "
@@ -117,15 +125,9 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def plot(results: list[dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, len(results), figsize=(6.4 * len(results), 3.8), squeeze=False, layout="constrained"
-    )
+def plot(results: list[dict]):
+    """A matplotlib figure."""
+    figure, axes = subplots(1, len(results), 6.4, 3.8)
     for axis, result in zip(axes[0], results, strict=True):
         names = list(result["contenders"])[::-1]
         times = [
@@ -142,29 +144,26 @@ def plot(results: list[dict], path: Path) -> None:
         axis.set_xscale("log")
         axis.set_xlabel("milliseconds an inner step (median, and from min to max)")
         axis.set_title(result["problem"])
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--public-code", help="learning_law/src of a clone of microsoft/LMOps")
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--steps", type=int, help="T; 2000 and 8 when left out")
-    parser.add_argument("--out", type=Path, help="folder for meta_gradient.json and .png")
+    Output.add_option(parser)
     options = parser.parse_args()
-    machine = describe_machine()
-    print(in_words(machine), flush=True)
+    output = Output("meta_gradient", options.out)
     results = []
     sizes = {"num_steps": options.steps} if options.steps else {}
     for name in options.problems:
         ways = [way for way in options.only or CONTENDERS if fits(way, name)]
         results.append(measure(name, sizes, ways, options.repeats, options.public_code))
-        print(f"\n{table(results[-1])}", flush=True)
-    if options.out:
-        save(options.out / "meta_gradient.json", machine, results)
-        plot(results, options.out / "meta_gradient.png")
+        print(f"\n{table(results[-1:])}", flush=True)
+    output.write(results, plot)
 
 
 if __name__ == "__main__":

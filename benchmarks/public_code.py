@@ -33,7 +33,7 @@ class BatchSizes(NamedTuple):
 
 
 class PublicCode:
-    """Their modules, imported from a checkout into this process.
+    """Their modules, imported from a checkout into this process, which can be done once.
 
     Raises:
       SystemExit: torch or the checkout is missing; says how to get it.
@@ -44,7 +44,8 @@ class PublicCode:
             sys.exit("This comparison needs PyTorch: pip install torch")
         if not (source / "opt_policy_trainer.py").is_file():
             sys.exit(f"{source} has no opt_policy_trainer.py. Give learning_law/src of a clone.")
-        sys.path.insert(0, str(source.resolve()))
+        self.source = source.resolve()
+        sys.path.insert(0, str(self.source))
         for name in UNUSED:
             if importlib.util.find_spec(name) is None:
                 sys.modules[name] = _Anything(name)

@@ -19,15 +19,11 @@ HERE = Path(__file__).parent
 FOLDER = HERE / "results"
 
 
-def tables_of(results: list, table) -> str:
-    return "\n\n".join(table(result) for result in results)
-
-
 CHAPTERS = {
-    "meta_gradient": (meta_gradient, lambda results: tables_of(results, meta_gradient.table)),
-    "time_to_auc": (time_to_auc, lambda results: tables_of(results, time_to_auc.table)),
-    "scaling": (scaling, scaling.table),
-    "memory": (memory, memory.table),
+    "meta_gradient": meta_gradient,
+    "time_to_auc": time_to_auc,
+    "scaling": scaling,
+    "memory": memory,
 }
 WITH_PUBLIC_CODE = ("meta_gradient", "time_to_auc")
 
@@ -42,7 +38,7 @@ def run(name: str, public_code: str | None) -> None:
 
 def render() -> str:
     parts = ["# Results", "Written by `python -m benchmarks.results`; not to be edited by hand."]
-    for name, (module, tables) in CHAPTERS.items():
+    for name, module in CHAPTERS.items():
         path = FOLDER / f"{name}.json"
         if not path.exists():
             continue
@@ -50,7 +46,7 @@ def render() -> str:
         about, _, how = module.__doc__.partition("\n\n    ")
         explanation = how.partition("\n\n")[2].strip()
         parts += [f"## {about}", explanation, f"Machine: {in_words(found['machine'])}."]
-        parts.append(tables(found["results"]))
+        parts.append(module.table(found["results"]))
         if (FOLDER / f"{name}.png").exists():
             parts.append(f"![{name}](results/{name}.png)")
     return "\n\n".join(parts) + "\n"

@@ -4,27 +4,30 @@
 
 The points of an axis take turns. The exponent is the slope of ln(seconds) in ln(size) by least
 squares, with its r^2; 1 is linear. "support" is the share of a policy's entries that are not zero,
-with what `weightless` does; "seeds" are Perceptrons with data of their own in one vmapped call.
+with what `weightless` does. "seeds" are Perceptrons with data of their own in one vmapped call, or
+one after the other on every core; "initialisations" share their data.
 """
 
 import argparse
 import functools
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 import lljax
 from benchmarks.contenders import lljax_way
-from benchmarks.machine import describe_machine, in_words, interleave, ratio, save, span
-from benchmarks.problems import LEARNING_RATE, perceptron, transformer
+from benchmarks.machine import interleave, ratio, span, use_host_devices
+from benchmarks.output import Output, subplots
+from benchmarks.problems import LEARNING_RATE, Problem, perceptron, transformer
 
 MICROBATCH = 8
+SEED = PartitionSpec("seed")
 SUPPORT_PROBLEM = {"num_steps": 2, "num_train": 80, "num_desired": 4}
 small_transformer = functools.partial(transformer, num_steps=2, num_train=32, num_desired=8)
 
@@ -37,12 +40,40 @@ class Axis(NamedTuple):
     base: str  # what stays
 
 
-def seeds(count: int) -> Callable:
+def seeds(count: int, spread: bool = False) -> Callable:
+    """With data of their own in one vmapped call; `spread`: one after the other on every core."""
     runs = [perceptron(num_steps=500, seed=seed) for seed in range(count)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run.arguments for run in runs))
-    loss_auc = lljax.build_loss_auc(runs[0].loss_fn, optax.sgd(LEARNING_RATE))
-    program = jax.jit(jax.vmap(jax.grad(loss_auc, has_aux=True))).lower(*stacked).compile()
+    gradient = perceptron_gradient(runs[0])
+    every_seed = jax.vmap(gradient)
+    if spread:
+        mesh = jax.make_mesh((min(count, jax.device_count()),), ("seed",))
+        stacked = jax.device_put(stacked, NamedSharding(mesh, SEED))
+        every_seed = jax.shard_map(
+            lambda *runs: jax.lax.map(lambda run: gradient(*run), runs),
+            mesh=mesh,
+            in_specs=SEED,
+            out_specs=SEED,
+            check_vma=False,
+        )
+    program = jax.jit(every_seed).lower(*stacked).compile()
     return lambda: program(*stacked)
+
+
+def initialisations(count: int) -> Callable:
+    """Policies and initial parameters of their own, on the same data, in one vmapped call."""
+    run = perceptron(num_steps=500)
+    policies = jnp.stack([run.policy] * count)
+    params = 0.1 * jax.random.normal(jax.random.key(0), (count, run.params.size))
+    arguments = policies, params, run.train, run.desired
+    every_one = jax.vmap(perceptron_gradient(run), in_axes=(0, 0, None, None))
+    program = jax.jit(every_one).lower(*arguments).compile()
+    return lambda: program(*arguments)
+
+
+def perceptron_gradient(problem: Problem) -> Callable:
+    loss_auc = lljax.build_loss_auc(problem.loss_fn, optax.sgd(LEARNING_RATE))
+    return jax.grad(loss_auc, has_aux=True)
 
 
 def sparse(share: float, weightless: str) -> Callable:
@@ -73,12 +104,16 @@ def perceptron_axis(name: str, sizes: list[float]) -> Axis:
 
 PAPER_SHAPE = "Transformer of the paper's shape, T = 2, N = 32, K = 8"
 SUPPORT_SHAPE = "Transformer of the paper's shape, T = 2, N = 80, K = 4, micro-batches of 8"
+COUNTS = [1, 2, 4, 8, 16]
+OWN_DATA = "T = 500, data of their own"
 SHARES = [1, 0.5, 0.2, 0.1]
 AXES = {
     "Perceptron: T": perceptron_axis("num_steps", [250, 500, 1000, 2000]),
     "Perceptron: N": perceptron_axis("num_train", [1024, 2048, 4096, 8192]),
     "Perceptron: K": perceptron_axis("num_desired", [512, 1024, 2048, 4096]),
-    "Perceptron: seeds": Axis([1, 2, 4, 8, 16], lambda n: seeds(int(n)), "T = 500 each"),
+    "Perceptron: seeds": Axis(COUNTS, seeds, OWN_DATA),
+    "Perceptron: seeds, a core each": Axis(COUNTS, functools.partial(seeds, spread=True), OWN_DATA),
+    "Perceptron: initialisations": Axis(COUNTS, initialisations, "T = 500, the same data"),
     "Transformer: T": transformer_axis("num_steps", [1, 2, 4, 8], PAPER_SHAPE),
     "Transformer: N": transformer_axis("num_train", [16, 32, 64, 128], PAPER_SHAPE),
     "Transformer: K": transformer_axis("num_desired", [8, 16, 32, 64], PAPER_SHAPE),
@@ -130,17 +165,11 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: dict[str, dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
+def plot(results: dict[str, dict]):
+    """A matplotlib figure."""
     columns = 4
     rows = -(-len(results) // columns)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(3 * columns, 2.6 * rows), squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(rows, columns, 3, 2.6)
     for axis in axes.flat[len(results) :]:
         axis.remove()
     for axis, (name, one) in zip(axes.flat, results.items(), strict=False):
@@ -150,25 +179,23 @@ def plot(results: dict[str, dict], path: Path) -> None:
         axis.loglog(one["sizes"], linear, "--", color="0.7")
         axis.set_title(f"{name}: exponent {one['exponent']:.2f}", fontsize=9)
         axis.set_ylabel("seconds")
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(AXES), metavar="AXIS", default=list(AXES))
-    parser.add_argument("--out", type=Path, help="folder for scaling.json and scaling.png")
+    Output.add_option(parser)
     options = parser.parse_args()
-    machine = describe_machine()
-    print(in_words(machine), flush=True)
+    use_host_devices()
+    output = Output("scaling", options.out)
     results = {}
     for name in options.only:
         results[name] = measure(AXES[name], options.repeats)
         print(table({name: results[name]}).splitlines()[-1], flush=True)
     print(f"\n{table(results)}")
-    if options.out:
-        save(options.out / "scaling.json", machine, results)
-        plot(results, options.out / "scaling.png")
+    output.write(results, plot)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ meta-gradients, trials that were taken back too, and not the held-out evaluation
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import statistics
 import time
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 import lljax
 from benchmarks import meta_gradient
-from benchmarks.machine import describe_machine, in_words, save
+from benchmarks.output import Output, subplots
 from benchmarks.public_code import PublicCode
 from lljax.experiment.config import load_config
 from lljax.experiment.problem import Problem, build_problem
@@ -141,7 +142,7 @@ class Track:
         update = jax.jit(method.update)
         policy, state, curve = self.start, method.init(self.start), Curve(*self._uniform)
         (_, _), gradient = self._gradient(policy, *self.data)
-        looks = max(1, race.recipe_steps // 20)
+        looks = max(1, race.recipe_steps // 10)
         for step in tqdm(range(1, race.recipe_steps + 1), desc="public recipe", leave=False):
             policy, state = update(gradient, state, policy)
             (auc, _), gradient = self._gradient(policy, *self.data)
@@ -175,9 +176,9 @@ class Track:
         return lljax.build_outer_loop(self.loss_auc(weightless), method, grow=race.grow)
 
 
-def recipe_seconds(track: Track, race: Race, source: str) -> dict:
+def recipe_seconds(track: Track, race: Race, code: PublicCode) -> dict:
     """Seconds of an outer step of the public code, and how far what it computes is from ours."""
-    found = meta_gradient.measure(track.task, race.sizes, [OURS, *PUBLIC], 3, source)
+    found = meta_gradient.measure(track.task, race.sizes, [OURS, *PUBLIC], 3, str(code.source))
     num_steps, num_train = track.start.shape
     steps = {
         name: num_steps / found["num_steps"] * statistics.median(one["seconds"])
@@ -185,7 +186,7 @@ def recipe_seconds(track: Track, race: Race, source: str) -> dict:
     }
     noise = np.random.default_rng(0).normal(0, 0.1, (ROWS_PROJECTED, num_train))
     rows = ((1 + noise) / num_train).astype(np.float32)
-    projected, row_seconds = PublicCode(Path(source)).projection(rows)
+    projected, row_seconds = code.projection(rows)
     error = np.abs(projected - lljax.project_simplex(rows)).max() * num_train
     return {
         "meta_gradient": steps,
@@ -195,10 +196,10 @@ def recipe_seconds(track: Track, race: Race, source: str) -> dict:
     }
 
 
-def measure(name: str, source: str | None) -> dict:
+def measure(name: str, code: PublicCode | None) -> dict:
     """Plain values, for a JSON file."""
     race, track = RACES[name], Track(name)
-    costs = recipe_seconds(track, race, source) if source else None
+    costs = recipe_seconds(track, race, code) if code else None
     fastest = min(costs["meta_gradient"][way] for way in PUBLIC) if costs else 0.0
     curves = {RECIPE: track.recipe(race, fastest + (costs["projection"] if costs else 0.0))}
     for method, optimizer in race.methods.items():
@@ -212,8 +213,12 @@ def measure(name: str, source: str | None) -> dict:
     }
 
 
-def table(result: dict) -> str:
+def table(results: list[dict]) -> str:
     """Markdown."""
+    return "\n\n".join(map(_table_of_problem, results))
+
+
+def _table_of_problem(result: dict) -> str:
     curves, costs = result["curves"], result["costs"]
     recipe = curves[RECIPE]
     mark = recipe["auc"][-1]
@@ -234,7 +239,7 @@ def table(result: dict) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, curve in curves.items():
-        step = next((i for i, auc in enumerate(curve["auc"]) if auc <= mark), None)
+        step = next((i for i, auc in enumerate(curve["auc"]) if i and auc <= mark), None)
         seconds = "never" if step is None else f"{curve['seconds'][step]:.3g}"
         sooner = ""
         if costs and step is not None:
@@ -247,15 +252,9 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def plot(results: list[dict], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        2, len(results), figsize=(5.2 * len(results), 6.4), squeeze=False, layout="constrained"
-    )
+def plot(results: list[dict]):
+    """A matplotlib figure."""
+    figure, axes = subplots(2, len(results), 5.2, 3.2)
     for column, result in zip(axes.T, results, strict=True):
         for number, (name, curve) in enumerate(result["curves"].items()):
             steps, seconds = range(len(curve["auc"])), curve["seconds"]
@@ -268,27 +267,29 @@ def plot(results: list[dict], path: Path) -> None:
             axis.set_xlabel(label)
             axis.set_ylabel("AUC, nats")
         column[0].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=list(RACES), choices=list(RACES))
-    parser.add_argument("--public-code", help="learning_law/src of a clone of microsoft/LMOps")
-    parser.add_argument("--out", type=Path, help="folder for time_to_auc.json and .png")
+    parser.add_argument(
+        "--public-code", type=Path, help="learning_law/src of a clone of microsoft/LMOps"
+    )
+    Output.add_option(parser)
     options = parser.parse_args()
-    machine = describe_machine()
-    print(in_words(machine), flush=True)
-    if options.public_code is None:
+    output = Output("time_to_auc", options.out)
+    code = None
+    if options.public_code and all(map(importlib.util.find_spec, ("torch", "cvxpy"))):
+        code = PublicCode(options.public_code)
+    else:
         print("The recipe's seconds are left out. To have them: pip install torch cvxpy, clone")
         print("https://github.com/microsoft/LMOps, give --public-code LMOps/learning_law/src")
     results = []
     for name in options.problems:
-        results.append(measure(name, options.public_code))
-        print(f"\n{table(results[-1])}", flush=True)
-    if options.out:
-        save(options.out / "time_to_auc.json", machine, results)
-        plot(results, options.out / "time_to_auc.png")
+        results.append(measure(name, code))
+        print(f"\n{table(results[-1:])}", flush=True)
+    output.write(results, plot)
 
 
 if __name__ == "__main__":

@@ -54,13 +54,15 @@ def serve(job: dict, answers) -> None:
     import numpy as np
 
     from benchmarks.contender import MissingError
-    from benchmarks.contenders import CONTENDERS
-    from benchmarks.machine import PeakMemory, matrix_product, seconds_of
+    from benchmarks.contenders import CONTENDERS, HOST_DEVICES
+    from benchmarks.machine import PeakMemory, matrix_product, seconds_of, use_host_devices
     from benchmarks.problems import PROBLEMS
 
     def answer(**message):
         print(json.dumps(message), file=answers, flush=True)
 
+    if job["contender"] == HOST_DEVICES:
+        use_host_devices()
     if job["contender"] == "matrix product":
         call, flops = matrix_product()
         answer(flops=flops)

@@ -107,7 +107,9 @@ class TrainingRun:
         adjoint = _add(through_update.params, curvature, self.desired_gradient(theta, factor))
         return Cotangent(adjoint, through_update.opt_state), slopes.astype(row.dtype)
 
-    def _split(self, row: jax.Array) -> tuple[MicroBatches | ReorderedBatches, Any]:
+    def _split(
+        self, row: jax.Array
+    ) -> tuple[MicroBatches | ReorderedBatches, ReorderedBatches | None]:
         """(the examples that a step passes over, the others, if they are kept apart)."""
         return (self.train, None) if self.weightless == "full" else split_by_weight(self.train, row)
 

@@ -90,8 +90,10 @@ class ReorderedBatches:
     @property
     def member(self) -> jax.Array:
         """[B] bool, the examples that are folded over."""
-        piece = jnp.argsort(self.order.reshape(-1)) // self.order.shape[1]
-        return self.examples.join((piece >= self.first) & (piece < self.end))
+        piece = jnp.arange(len(self.order))[:, None]
+        visited = (piece >= self.first) & (piece < self.end)
+        member = jnp.zeros(self.order.size, bool).at[self.order].set(visited)
+        return self.examples.join(member)
 
 
 def split_by_weight(
