@@ -77,13 +77,14 @@ def perceptron_gradient(problem: Problem) -> Callable:
 
 
 def sparse(share: float, weightless: str) -> Callable:
+    """Where every example has weight: "full", the yardstick of what zeros gain."""
     problem = transformer(**SUPPORT_PROBLEM)
     shape = problem.policy.shape
     # The same number of examples in every row, drawn anew for each.
     ranks = np.argsort(np.random.default_rng(0).random(shape), axis=1)
     policy = (ranks < round(share * shape[1])).astype(np.float32)
     policy = jnp.asarray(policy / policy.sum(1, keepdims=True))
-    way = lljax_way(weightless=weightless, microbatch_size=MICROBATCH)
+    way = lljax_way(weightless="full" if share == 1 else weightless, microbatch_size=MICROBATCH)
     return way(problem._replace(policy=policy)).gradient
 
 
@@ -114,7 +115,7 @@ AXES = {
     "Perceptron: seeds": Axis(COUNTS, seeds, OWN_DATA),
     "Perceptron: seeds, a core each": Axis(COUNTS, functools.partial(seeds, spread=True), OWN_DATA),
     "Perceptron: initialisations": Axis(COUNTS, initialisations, "T = 500, the same data"),
-    "Transformer: T": transformer_axis("num_steps", [1, 2, 4, 8], PAPER_SHAPE),
+    "Transformer: T": transformer_axis("num_steps", [2, 4, 8, 16], PAPER_SHAPE),
     "Transformer: N": transformer_axis("num_train", [16, 32, 64, 128], PAPER_SHAPE),
     "Transformer: K": transformer_axis("num_desired", [8, 16, 32, 64], PAPER_SHAPE),
     "Transformer: width": transformer_axis("width", [64, 128, 256], PAPER_SHAPE),
