@@ -85,10 +85,10 @@ def interleave(calls: dict[str, Callable], repeats: int) -> dict[str, list[float
     return seconds
 
 
-def span(values: Sequence[float], digits: int = 3) -> str:
+def span(values: Sequence[float]) -> str:
     """min / median / max."""
     three = (min(values), statistics.median(values), max(values))
-    return " / ".join(f"{value:.{digits}g}" for value in three)
+    return " / ".join(f"{value:.3g}" if value < 1000 else f"{value:.0f}" for value in three)
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:

@@ -127,22 +127,26 @@ def _table_of_problem(result: dict) -> str:
 
 def plot(results: list[dict]):
     """A matplotlib figure."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = subplots(1, len(results), 6.4, 3.8)
     for axis, result in zip(axes[0], results, strict=True):
-        names = list(result["contenders"])[::-1]
-        times = [
-            [1e3 * s / result["num_steps"] for s in result["contenders"][name]["seconds"]]
-            for name in names
-        ]
-        medians = [statistics.median(values) for values in times]
-        reach = [
-            [m - min(v) for m, v in zip(medians, times, strict=True)],
-            [max(v) - m for m, v in zip(medians, times, strict=True)],
-        ]
-        colors = ["C0" if name.startswith(OURS) else "0.6" for name in names]
-        axis.barh(names, medians, xerr=reach, color=colors, capsize=2)
+        names = list(result["contenders"])
+        for place, (name, one) in enumerate(result["contenders"].items()):
+            times = [1e3 * seconds / result["num_steps"] for seconds in one["seconds"]]
+            middle, color = statistics.median(times), "C0" if name.startswith(OURS) else "0.4"
+            axis.plot([min(times), max(times)], [place, place], color=color)
+            axis.plot(middle, place, "o", color=color)
+            words = f"  {one['peak_bytes'] / 1e6:.0f} MB"
+            axis.text(max(times), place, words, va="center", fontsize=8, color=color)
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.margins(x=0.2)
         axis.set_xscale("log")
-        axis.set_xlabel("milliseconds an inner step (median, and from min to max)")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xlabel("milliseconds an inner step (median, min to max), peak memory")
         axis.set_title(result["problem"])
     return figure
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from benchmarks.machine import describe_machine, in_words
 
+DPI = 120
+
 
 class Output:
     """Says what the figures are measured on, and keeps them where `--out` says."""
@@ -29,7 +31,7 @@ class Output:
         found = {"machine": self._machine, "results": results}
         (self._folder / f"{self._name}.json").write_text(json.dumps(found, indent=1) + "\n")
         if plot:
-            plot(results).savefig(self._folder / f"{self._name}.png", dpi=120)
+            plot(results).savefig(self._folder / f"{self._name}.png", dpi=DPI)
 
 
 def subplots(rows: int, columns: int, width: float, height: float):

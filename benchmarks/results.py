@@ -3,7 +3,7 @@
     python -m benchmarks.results [--public-code LMOps/learning_law/src] [--only NAME ...]
 
 About two hours on two CPU cores with every peer installed. Figures, plots and versions lie in
-benchmarks/results/; `--only` (with no name: nothing) keeps what lies there for the others.
+benchmarks/results/; what `--only` does not name (with no name: nothing is run) keeps its own.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import memory, meta_gradient, scaling, time_to_auc
 from benchmarks.machine import in_words
+from benchmarks.output import DPI
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
@@ -47,7 +48,8 @@ def render() -> str:
         explanation = how.partition("\n\n")[2].strip()
         parts += [f"## {about}", explanation, f"Machine: {in_words(found['machine'])}."]
         parts.append(module.table(found["results"]))
-        if (FOLDER / f"{name}.png").exists():
+        if hasattr(module, "plot"):
+            module.plot(found["results"]).savefig(FOLDER / f"{name}.png", dpi=DPI)
             parts.append(f"![{name}](results/{name}.png)")
     return "\n\n".join(parts) + "\n"
 
