@@ -69,16 +69,17 @@ def compare(num_steps: int, options: argparse.Namespace) -> dict:
     return found
 
 
-def table(results: list[dict]) -> str:
+def table(results: dict[str, dict]) -> str:
     """Markdown."""
     lines = [
         "| T | | strategy | states | temporary MB | peak MB | seconds, min / median / max "
         "| time, to stored | gradients differ by |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for found in results:
+    for found in results.values():
         stored = found[STORED]
-        for name, one in found.items():
+        for name in (STORED, BUDGETED):
+            one = found[name]
             slower = ratio(one["seconds"], stored["seconds"])
             apart = abs(one["projection"] - stored["projection"])
             lines.append(
@@ -104,11 +105,10 @@ def main() -> None:
     output = Output("memory", options.out)
     print(f"budget for states: {options.budget_mb:g} MB; projections of both gradients on a random")
     print("direction are compared, relative to their norm", flush=True)
-    results = []
     for num_steps in options.steps:
-        results.append(compare(num_steps, options))
-        print(table(results[-1:]), flush=True)
-    output.write(results)
+        one = compare(num_steps, options)
+        print(table({str(num_steps): one}), flush=True)
+        output.add(f"T = {num_steps}", one)
 
 
 if __name__ == "__main__":

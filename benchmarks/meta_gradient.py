@@ -71,7 +71,6 @@ def measure(
         result["flops_per_second"] = statistics.median(achieved)
         result["share_of_peak"] = ratio(achieved, speed)
     return {
-        "problem": problem_name,
         "num_steps": problem.num_steps,
         "num_train": problem.num_train,
         "num_desired": problem.num_desired,
@@ -95,15 +94,15 @@ def _ask_gradient(worker: Worker, folder: str) -> tuple[np.ndarray, int]:
     return np.load(path), peak
 
 
-def table(results: list[dict]) -> str:
+def table(results: dict[str, dict]) -> str:
     """Markdown."""
-    return "\n\n".join(map(_table_of_problem, results))
+    return "\n\n".join(_table_of_problem(name, one) for name, one in results.items())
 
 
-def _table_of_problem(result: dict) -> str:
+def _table_of_problem(problem: str, result: dict) -> str:
     steps, examples = result["num_steps"], result["num_train"]
     lines = [
-        f"{result['problem']}: T = {steps}, N = {examples}, K = {result['num_desired']}; "
+        f"{problem}: T = {steps}, N = {examples}, K = {result['num_desired']}; "
         f"{result['flops'] / steps / 1e9:.3g} GFLOP a step; the square matrix product does "
         f"{span([s / 1e9 for s in result['peak_flops_per_second']])} GFLOP/s",
         "",
@@ -125,12 +124,12 @@ def _table_of_problem(result: dict) -> str:
     return "\n".join(lines)
 
 
-def plot(results: list[dict]):
+def plot(results: dict[str, dict]):
     """A matplotlib figure."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, axes = subplots(1, len(results), 6.4, 3.8)
-    for axis, result in zip(axes[0], results, strict=True):
+    for axis, (problem, result) in zip(axes[0], results.items(), strict=True):
         names = list(result["contenders"])
         for place, (name, one) in enumerate(result["contenders"].items()):
             times = [1e3 * seconds / result["num_steps"] for seconds in one["seconds"]]
@@ -147,7 +146,7 @@ def plot(results: list[dict]):
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("milliseconds an inner step (median, min to max), peak memory")
-        axis.set_title(result["problem"])
+        axis.set_title(problem)
     return figure
 
 
@@ -161,13 +160,13 @@ def main() -> None:
     Output.add_option(parser)
     options = parser.parse_args()
     output = Output("meta_gradient", options.out)
-    results = []
     sizes = {"num_steps": options.steps} if options.steps else {}
     for name in options.problems:
         ways = [way for way in options.only or CONTENDERS if fits(way, name)]
-        results.append(measure(name, sizes, ways, options.repeats, options.public_code))
-        print(f"\n{table(results[-1:])}", flush=True)
-    output.write(results, plot)
+        one = measure(name, sizes, ways, options.repeats, options.public_code)
+        print(f"\n{table({name: one})}", flush=True)
+        output.add(name, one)
+    output.draw(plot)
 
 
 if __name__ == "__main__":

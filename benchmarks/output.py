@@ -1,10 +1,10 @@
-"""What the benchmarks' command lines share: the machine in words, a JSON file, a picture."""
+"""Where the benchmarks' figures go: a JSON file that grows part by part, and a plot of it."""
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import describe_machine, in_words
 
@@ -12,26 +12,50 @@ DPI = 120
 
 
 class Output:
-    """Says what the figures are measured on, and keeps them where `--out` says."""
+    """Says what the figures are measured on, and keeps each part as soon as it is there.
+
+    Attributes:
+      results: the parts measured in this run, by name.
+    """
 
     def __init__(self, name: str, folder: Path | None):
-        self._name, self._folder = name, folder
+        self._path = folder / f"{name}.json" if folder else None
         self._machine = describe_machine()
+        self.results: dict[str, dict] = {}
         print(in_words(self._machine), flush=True)
 
     @staticmethod
     def add_option(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--out", type=Path, help="folder for the figures as JSON, and a plot")
+        parser.add_argument(
+            "--out",
+            type=Path,
+            help="folder for a JSON file, where parts not run now stay, and a plot",
+        )
 
-    def write(self, results: Any, plot: Callable[[Any], Any] | None = None) -> None:
-        """NAME.json and, where `plot` draws the results, NAME.png."""
-        if self._folder is None:
+    def add(self, part: str, result: dict) -> None:
+        self.results[part] = result | {"machine": self._machine}
+        if self._path is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        found = {"machine": self._machine, "results": results}
-        (self._folder / f"{self._name}.json").write_text(json.dumps(found, indent=1) + "\n")
-        if plot:
-            plot(results).savefig(self._folder / f"{self._name}.png", dpi=DPI)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(read(self._path) | self.results, indent=1)
+        unfinished = self._path.with_suffix(".part")
+        unfinished.write_text(text + "\n")
+        os.replace(unfinished, self._path)
+
+    def draw(self, plot: Callable) -> None:
+        """All parts in the file, those of earlier runs too."""
+        if self._path:
+            draw(self._path, plot)
+
+
+def draw(path: Path, plot: Callable) -> None:
+    """What `plot` makes of all parts of a JSON file, beside it."""
+    plot(read(path)).savefig(path.with_suffix(".png"), dpi=DPI)
+
+
+def read(path: Path) -> dict[str, dict]:
+    """The parts that a benchmark has measured there, by name; none without a file."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def subplots(rows: int, columns: int, width: float, height: float):

@@ -7,14 +7,13 @@ benchmarks/results/; what `--only` does not name (with no name: nothing is run) 
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks import memory, meta_gradient, scaling, time_to_auc
 from benchmarks.machine import in_words
-from benchmarks.output import DPI
+from benchmarks.output import draw, read
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
@@ -37,19 +36,25 @@ def run(name: str, public_code: str | None) -> None:
     subprocess.run(command, check=True, cwd=HERE.parent)
 
 
+def machines(found: dict[str, dict]) -> list[str]:
+    """What each part was measured on, parts of one run together."""
+    runs: dict[str, list[str]] = {}
+    for part, result in found.items():
+        runs.setdefault(in_words(result["machine"]), []).append(part)
+    return [f"Machine ({'; '.join(of)}): {machine}." for machine, of in runs.items()]
+
+
 def render() -> str:
     parts = ["# Results", "Written by `python -m benchmarks.results`; not to be edited by hand."]
     for name, module in CHAPTERS.items():
-        path = FOLDER / f"{name}.json"
-        if not path.exists():
+        found = read(FOLDER / f"{name}.json")
+        if not found:
             continue
-        found = json.loads(path.read_text())
         about, _, how = module.__doc__.partition("\n\n    ")
         explanation = how.partition("\n\n")[2].strip()
-        parts += [f"## {about}", explanation, f"Machine: {in_words(found['machine'])}."]
-        parts.append(module.table(found["results"]))
+        parts += [f"## {about}", explanation, *machines(found), module.table(found)]
         if hasattr(module, "plot"):
-            module.plot(found["results"]).savefig(FOLDER / f"{name}.png", dpi=DPI)
+            draw(FOLDER / f"{name}.json", module.plot)
             parts.append(f"![{name}](results/{name}.png)")
     return "\n\n".join(parts) + "\n"
 

@@ -195,12 +195,12 @@ def main() -> None:
     options = parser.parse_args()
     use_host_devices()
     output = Output("scaling", options.out)
-    results = {}
     for name in options.only:
-        results[name] = measure(AXES[name], options.repeats)
-        print(table({name: results[name]}).splitlines()[-1], flush=True)
-    print(f"\n{table(results)}")
-    output.write(results, plot)
+        one = measure(AXES[name], options.repeats)
+        print(table({name: one}).splitlines()[-1], flush=True)
+        output.add(name, one)
+    output.draw(plot)
+    print(f"\n{table(output.results)}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
     python -m benchmarks.time_to_auc [--problems perceptron_paper transformer_small]
         [--public-code LMOps/learning_law/src] [--out FOLDER]
 
-Every policy optimiser of lljax, and the public code's recipe: projected gradient without step
-control, its rate falling linearly to 0, each row projected by cvxpy. The recipe's policies are
-computed by lljax, whose gradients equal the public code's (the error is printed); its seconds are
-those of the public code itself, measured on a few inner steps and rows and extrapolated to all T:
-inner steps linearly, rows as if its pool of processes kept every core busy.
+Every policy optimiser of lljax, and the public recipe: projected gradient without step control,
+each row projected by cvxpy, at the public code's rate, which falls linearly to 0, and for the
+Perceptron also at the rate that the paper's text has. The recipe's policies are computed by lljax,
+whose gradients equal the public code's (the error is printed); its seconds are those of the public
+code itself, measured on a few inner steps and rows and extrapolated to all T: inner steps linearly,
+rows as if its pool of processes kept every core busy.
 
 The objective is the desired AUC alone (no train share). Seconds count compilation and all
 meta-gradients, trials that were taken back too, and not the held-out evaluation.
@@ -19,6 +20,7 @@ import importlib.util
 import os
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,26 +38,33 @@ from lljax.experiment.problem import Problem, build_problem
 CONFIGS = Path(__file__).parent.parent / "configs"
 ROWS_PROJECTED = 4
 CHECK_EVERY = 4  # outer steps from one look at all examples to the next, with an active set
-RECIPE, OURS = "public recipe", "lljax"
+OURS = "lljax"
 PUBLIC = ("public code, one batch", "public code, its batches")
 
 
 class Race(NamedTuple):
-    """One problem, and the recipe that sets its mark."""
+    """One problem, and the recipes that set its marks."""
 
     recipe_steps: int
-    recipe_rate: float  # of the AUC's gradient, at the start
+    recipes: dict[str, Callable]  # outer step -> rate of the AUC's gradient
     steps: int  # outer steps of our methods
     methods: dict[str, lljax.PolicyOptimizer]
     grow: float
     sizes: dict  # of the problem for the public code, where T is a few steps
 
 
+def falling(rate: float, steps: int) -> Callable:
+    return lambda count: rate * (1 - count / steps)
+
+
 EXPONENTIATED = lljax.exponentiated_gradient
 RACES = {
     "perceptron_paper": Race(
         recipe_steps=500,
-        recipe_rate=0.001,
+        recipes={
+            "public recipe, 0.001 falling": falling(0.001, 500),
+            "public recipe, 0.01 of the text": lambda count: 0.01,
+        },
         steps=40,
         methods={
             "projected gradient": lljax.projected_gradient(0.2),
@@ -67,7 +76,7 @@ RACES = {
     ),
     "transformer_small": Race(
         recipe_steps=20,
-        recipe_rate=0.4,
+        recipes={"public recipe, 0.4 falling": falling(0.4, 20)},
         steps=6,
         methods={
             "projected gradient": lljax.projected_gradient(0.4),
@@ -134,16 +143,14 @@ class Track:
             weightless=weightless,
         )
 
-    def recipe(self, race: Race, seconds: float) -> Curve:
+    def recipe(self, rate: Callable, num_steps: int, seconds: float) -> Curve:
         """The public code's outer loop; each of its steps takes `seconds`."""
-        method = lljax.projected_gradient(
-            lambda count: race.recipe_rate * (1 - count / race.recipe_steps)
-        )
+        method = lljax.projected_gradient(rate)
         update = jax.jit(method.update)
         policy, state, curve = self.start, method.init(self.start), Curve(*self._uniform)
         (_, _), gradient = self._gradient(policy, *self.data)
-        looks = max(1, race.recipe_steps // 10)
-        for step in tqdm(range(1, race.recipe_steps + 1), desc="public recipe", leave=False):
+        looks = max(1, num_steps // 10)
+        for step in tqdm(range(1, num_steps + 1), desc="public recipe", leave=False):
             policy, state = update(gradient, state, policy)
             (auc, _), gradient = self._gradient(policy, *self.data)
             held_out = self._held_out(policy) if step % looks == 0 else curve.held_out[-1]
@@ -200,29 +207,30 @@ def measure(name: str, code: PublicCode | None) -> dict:
     """Plain values, for a JSON file."""
     race, track = RACES[name], Track(name)
     costs = recipe_seconds(track, race, code) if code else None
-    fastest = min(costs["meta_gradient"][way] for way in PUBLIC) if costs else 0.0
-    curves = {RECIPE: track.recipe(race, fastest + (costs["projection"] if costs else 0.0))}
+    seconds = 0.0
+    if costs:
+        seconds = min(costs["meta_gradient"][way] for way in PUBLIC) + costs["projection"]
+    curves = {
+        recipe: track.recipe(rate, race.recipe_steps, seconds)
+        for recipe, rate in race.recipes.items()
+    }
     for method, optimizer in race.methods.items():
         curves[method] = track.run(optimizer, race, active_set=method.endswith("active set"))
     return {
-        "problem": name,
         "costs": costs,
-        "recipe_steps": race.recipe_steps,
-        "recipe_rate": race.recipe_rate,
+        "recipes": list(race.recipes),
         "curves": {method: vars(curve) for method, curve in curves.items()},
     }
 
 
-def table(results: list[dict]) -> str:
+def table(results: dict[str, dict]) -> str:
     """Markdown."""
-    return "\n\n".join(map(_table_of_problem, results))
+    return "\n\n".join(_table_of_problem(name, one) for name, one in results.items())
 
 
-def _table_of_problem(result: dict) -> str:
+def _table_of_problem(problem: str, result: dict) -> str:
     curves, costs = result["curves"], result["costs"]
-    recipe = curves[RECIPE]
-    mark = recipe["auc"][-1]
-    lines = [f"{result['problem']}: the recipe reaches a desired AUC of {mark:.4f}"]
+    lines = [f"{problem}: to a recipe's desired AUC, in meta-gradients and in seconds."]
     if costs:
         parts = ", ".join(
             f"{way} {seconds:.3g} s" for way, seconds in costs["meta_gradient"].items()
@@ -232,36 +240,42 @@ def _table_of_problem(result: dict) -> str:
             f"Error of gradients {costs['gradient_error']:.1e}, of projections "
             f"{costs['projection_error']:.1e} of 1/N."
         )
+    marks = {name: curves[name]["auc"][-1] for name in result["recipes"]}
+    heads = "".join(f" to {mark:.4f}, {name} |" for name, mark in marks.items())
     lines += [
         "",
-        "| | meta-gradients to the recipe's AUC | seconds to it | times sooner than the recipe "
-        "| final AUC | best held-out AUC |",
-        "|---|---|---|---|---|---|",
+        f"| |{heads} AUC at the end | best held-out AUC |",
+        "|---" * (len(marks) + 3) + "|",
     ]
     for name, curve in curves.items():
-        step = next((i for i, auc in enumerate(curve["auc"]) if i and auc <= mark), None)
-        seconds = "never" if step is None else f"{curve['seconds'][step]:.3g}"
-        sooner = ""
-        if costs and step is not None:
-            sooner = f"{recipe['seconds'][-1] / curve['seconds'][step]:.3g}"
+        cells = "".join(f" {_way_to(curve, curves[mark], bool(costs))} |" for mark in marks)
         lines.append(
-            f"| {name} | {'never' if step is None else step} | {seconds} | {sooner} "
-            f"| {curve['auc'][-1]:.4f} ({len(curve['auc']) - 1} steps) "
+            f"| {name} |{cells} {curve['auc'][-1]:.4f} ({len(curve['auc']) - 1} steps) "
             f"| {min(curve['held_out']):.4f} |"
         )
     return "\n".join(lines)
 
 
-def plot(results: list[dict]):
+def _way_to(curve: dict, recipe: dict, timed: bool) -> str:
+    """How soon a curve is where the recipe ends."""
+    step = next((i for i, auc in enumerate(curve["auc"]) if i and auc <= recipe["auc"][-1]), None)
+    if step is None:
+        return "never"
+    seconds = curve["seconds"][step]
+    sooner = f", {recipe['seconds'][-1] / seconds:.3g} times sooner" if timed else ""
+    return f"{step}: {seconds:.3g} s{sooner}"
+
+
+def plot(results: dict[str, dict]):
     """A matplotlib figure."""
     figure, axes = subplots(2, len(results), 5.2, 3.2)
-    for column, result in zip(axes.T, results, strict=True):
+    for column, (problem, result) in zip(axes.T, results.items(), strict=True):
         for number, (name, curve) in enumerate(result["curves"].items()):
             steps, seconds = range(len(curve["auc"])), curve["seconds"]
             for axis, x in zip(column, (steps, seconds), strict=True):
                 axis.plot(x, curve["auc"], color=f"C{number}", label=name)
                 axis.plot(x, curve["held_out"], ":", color=f"C{number}")
-        column[0].set_title(f"{result['problem']} (dotted: held out)")
+        column[0].set_title(f"{problem} (dotted: held out)")
         for axis, label in zip(column, ("meta-gradients", "seconds"), strict=True):
             axis.set_xscale("symlog" if label == "meta-gradients" else "log")
             axis.set_xlabel(label)
@@ -285,11 +299,11 @@ def main() -> None:
     else:
         print("The recipe's seconds are left out. To have them: pip install torch cvxpy, clone")
         print("https://github.com/microsoft/LMOps, give --public-code LMOps/learning_law/src")
-    results = []
     for name in options.problems:
-        results.append(measure(name, code))
-        print(f"\n{table(results[-1:])}", flush=True)
-    output.write(results, plot)
+        one = measure(name, code)
+        print(f"\n{table({name: one})}", flush=True)
+        output.add(name, one)
+    output.draw(plot)
 
 
 if __name__ == "__main__":
