@@ -1,7 +1,7 @@
 """The AUC reached, on the desired and on held-out data, against meta-gradients and seconds.
 
     python -m benchmarks.time_to_auc [--problems perceptron_paper transformer_small]
-        [--public-code LMOps/learning_law/src] [--out FOLDER]
+        [--public-code LMOps/learning_law/src] [--inner-steps T] [--outer-steps M] [--out FOLDER]
 
 Every policy optimiser of lljax, and the public recipe: projected gradient without step control,
 each row projected by cvxpy, at the public code's rate, which falls linearly to 0, and for the
@@ -46,15 +46,11 @@ class Race(NamedTuple):
     """One problem, and the recipes that set its marks."""
 
     recipe_steps: int
-    recipes: dict[str, Callable]  # outer step -> rate of the AUC's gradient
+    recipes: dict[str, Callable]  # share of the outer steps done -> rate of the AUC's gradient
     steps: int  # outer steps of our methods
     methods: dict[str, lljax.PolicyOptimizer]
     grow: float
     sizes: dict  # of the problem for the public code, where T is a few steps
-
-
-def falling(rate: float, steps: int) -> Callable:
-    return lambda count: rate * (1 - count / steps)
 
 
 EXPONENTIATED = lljax.exponentiated_gradient
@@ -62,8 +58,8 @@ RACES = {
     "perceptron_paper": Race(
         recipe_steps=500,
         recipes={
-            "public recipe, 0.001 falling": falling(0.001, 500),
-            "public recipe, 0.01 of the text": lambda count: 0.01,
+            "public recipe, 0.001 falling": lambda done: 0.001 * (1 - done),
+            "public recipe, 0.01 of the text": lambda done: 0.01,
         },
         steps=40,
         methods={
@@ -76,7 +72,7 @@ RACES = {
     ),
     "transformer_small": Race(
         recipe_steps=20,
-        recipes={"public recipe, 0.4 falling": falling(0.4, 20)},
+        recipes={"public recipe, 0.4 falling": lambda done: 0.4 * (1 - done)},
         steps=6,
         methods={
             "projected gradient": lljax.projected_gradient(0.4),
@@ -114,8 +110,11 @@ class Curve:
 class Track:
     """A problem as the race runs it: the desired AUC alone, attention as in the public code."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, num_steps: int | None):
         config = load_config(CONFIGS / f"{name}.py")
+        if num_steps:
+            inner = dataclasses.replace(config.inner, num_steps=num_steps)
+            config = dataclasses.replace(config, inner=inner)
         outer = dataclasses.replace(config.outer, train_share=0.0)
         config = dataclasses.replace(config, outer=outer)
         if config.task == "transformer":
@@ -145,7 +144,7 @@ class Track:
 
     def recipe(self, rate: Callable, num_steps: int, seconds: float) -> Curve:
         """The public code's outer loop; each of its steps takes `seconds`."""
-        method = lljax.projected_gradient(rate)
+        method = lljax.projected_gradient(lambda count: rate(count / num_steps))
         update = jax.jit(method.update)
         policy, state, curve = self.start, method.init(self.start), Curve(*self._uniform)
         (_, _), gradient = self._gradient(policy, *self.data)
@@ -203,9 +202,11 @@ def recipe_seconds(track: Track, race: Race, code: PublicCode) -> dict:
     }
 
 
-def measure(name: str, code: PublicCode | None) -> dict:
+def measure(name: str, code: PublicCode | None, options: argparse.Namespace) -> dict:
     """Plain values, for a JSON file."""
-    race, track = RACES[name], Track(name)
+    race, track = RACES[name], Track(name, options.inner_steps)
+    if options.outer_steps:
+        race = race._replace(steps=options.outer_steps, recipe_steps=options.outer_steps)
     costs = recipe_seconds(track, race, code) if code else None
     seconds = 0.0
     if costs:
@@ -290,6 +291,8 @@ def main() -> None:
     parser.add_argument(
         "--public-code", type=Path, help="learning_law/src of a clone of microsoft/LMOps"
     )
+    parser.add_argument("--inner-steps", type=int, help="T of a shorter run, to try it")
+    parser.add_argument("--outer-steps", type=int, help="of all methods, to try it")
     Output.add_option(parser)
     options = parser.parse_args()
     output = Output("time_to_auc", options.out)
@@ -300,7 +303,7 @@ def main() -> None:
         print("The recipe's seconds are left out. To have them: pip install torch cvxpy, clone")
         print("https://github.com/microsoft/LMOps, give --public-code LMOps/learning_law/src")
     for name in options.problems:
-        one = measure(name, code)
+        one = measure(name, code, options)
         print(f"\n{table({name: one})}", flush=True)
         output.add(name, one)
     output.draw(plot)

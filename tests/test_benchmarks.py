@@ -38,6 +38,23 @@ def test_every_way_to_a_meta_gradient_gives_the_same(tmp_path, problem):
     assert one["machine"]["versions"]["jax"]
 
 
+def test_every_method_races_the_recipe(tmp_path):
+    flags = ("--problems", "perceptron_paper", "--inner-steps", 100, "--outer-steps", 5)
+    result = benchmark("time_to_auc", *flags, "--out", tmp_path)
+    one = json.loads((tmp_path / "time_to_auc.json").read_text())["perceptron_paper"]
+    recipe = one["curves"].pop("public recipe, 0.001 falling")
+    assert recipe["auc"][-1] < recipe["auc"][0]
+    for name in set(one["curves"]) - set(one["recipes"]):
+        auc, seconds = one["curves"][name]["auc"], one["curves"][name]["seconds"]
+        assert auc[0] == recipe["auc"][0]
+        assert auc == sorted(auc, reverse=True)
+        assert seconds == sorted(seconds)
+        assert len(auc) == 6
+    assert one["curves"]["exponentiated gradient, momentum"]["auc"][-1] < recipe["auc"][-1]
+    assert "The recipe's seconds are left out" in result.stdout
+    assert (tmp_path / "time_to_auc.png").stat().st_size > 5000
+
+
 def test_scaling_fits_exponents(tmp_path):
     benchmark("scaling", "--repeats", 1, "--only", "Perceptron: T", "--out", tmp_path)
     axis = json.loads((tmp_path / "scaling.json").read_text())["Perceptron: T"]
