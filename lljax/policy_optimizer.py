@@ -90,9 +90,11 @@ def exponentiated_gradient(
       learning_rate: epsilon, dimensionless: the log-weights of a row move by about this much. A
         number or an optax schedule. 0.1 with momentum 0.8 suits `optimize_policy` well.
       momentum: mu in [0, 1). Costs one more array [T, N].
-      cutoff: weights below cutoff / N become exactly 0, which alone they never would, so that the
-        cost can follow the support (`weightless` in `build_loss_auc`); at most this share of a row
-        is moved. An example comes back with that weight once its slope is below its row's mean.
+      cutoff: c in [0, 1). Weights below c / N move in a straight line, those above by factors: with
+        z = 1 + ln(gamma N / c) above, z = gamma N / c below, z <- max(0, z - epsilon m) and the
+        row is divided by its sum. So weights become exactly 0, which alone they never would, and
+        the cost can follow the support (`weightless` in `build_loss_auc`); an example comes back
+        in the same way once its slope is below its row's mean.
 
     Reference: Kivinen and Warmuth, Information and Computation 132 (1997).
     """
@@ -108,6 +110,8 @@ def exponentiated_gradient(
 
     def update(policy_grad, state, policy, scale=1.0):
         count, trace = state
+        # An example that shares the largest slope is then above the mean in spite of rounding.
+        policy_grad = policy_grad - jnp.max(policy_grad, axis=1, keepdims=True)
         centred = policy_grad - jnp.sum(policy * policy_grad, axis=1, keepdims=True)
         # Late rows have gradients whose squares underflow in float32.
         largest = jnp.max(jnp.abs(centred), axis=1, keepdims=True)
@@ -118,13 +122,11 @@ def exponentiated_gradient(
         if momentum:
             # A weightless example's slope may not be known: it gathers no momentum.
             trace = direction = momentum * jnp.where(policy > 0, trace, 0) + direction
-        least = cutoff / policy.shape[1]
-        weights = jnp.where((policy == 0) & (centred < 0), least, policy) if cutoff else policy
-        logits = jnp.log(weights) - _at(learning_rate, count) * scale * direction
-        moved = jax.nn.softmax(logits, axis=1)
+        step = _at(learning_rate, count) * scale * direction
         if cutoff:
-            kept = jnp.where(moved < least, 0, moved)
-            moved = kept / jnp.sum(kept, axis=1, keepdims=True)
+            moved = _step_with_zeros(policy, step, cutoff / policy.shape[1])
+        else:
+            moved = jax.nn.softmax(jnp.log(policy) - step, axis=1)
         return moved.astype(policy.dtype), (count + 1, trace)
 
     def restart(state):
@@ -132,6 +134,16 @@ def exponentiated_gradient(
         return count, jnp.zeros_like(trace) if momentum else None
 
     return PolicyOptimizer(init, update, restart)
+
+
+def _step_with_zeros(policy: jax.Array, step: jax.Array, least: float) -> jax.Array:
+    """Mirror descent whose map is the entropy above `least`, and its tangent parabola below."""
+    shares = policy / least
+    dual = jnp.where(shares < 1, shares, 1 + jnp.log(jnp.maximum(shares, 1))) - step
+    # Divided by the largest exponential, so that none overflows.
+    top = jnp.maximum(jnp.max(dual, axis=1, keepdims=True), 1)
+    moved = jnp.where(dual < 1, jnp.maximum(dual, 0) * jnp.exp(1 - top), jnp.exp(dual - top))
+    return moved / jnp.sum(moved, axis=1, keepdims=True)
 
 
 class OuterState(NamedTuple):
@@ -158,12 +170,14 @@ class StepControl(NamedTuple):
     trial = control.propose(state)                         # then its AUC and, if that
     state = control.take(state, trial_auc, trial_grad)     # is_better, its gradient;
     state = control.reject(state, trial_auc)               # else this
+    state = control.refresh(state, policy_grad)            # of state.policy, if it was incomplete
     """
 
     begin: Callable[[ArrayLike, ArrayLike, ArrayLike], OuterState]
     propose: Callable[[OuterState], jax.Array]
     take: Callable[[OuterState, ArrayLike, ArrayLike], OuterState]
     reject: Callable[[OuterState, ArrayLike], OuterState]
+    refresh: Callable[[OuterState, ArrayLike], OuterState]
 
 
 def build_step_control(
@@ -218,7 +232,11 @@ def build_step_control(
             trial_auc=auc,
         )
 
-    return StepControl(begin, lambda state: update(state)[0], take, reject)
+    def refresh(state, policy_grad):
+        finite = jnp.isfinite(policy_grad).all()
+        return state._replace(policy_grad=jnp.where(finite, policy_grad, state.policy_grad))
+
+    return StepControl(begin, lambda state: update(state)[0], take, reject, refresh)
 
 
 def is_better(state: OuterState, auc: ArrayLike) -> jax.Array:
@@ -323,13 +341,15 @@ def optimize_policy(
       shrink: factor on it after one that was not.
       active_loss_auc: the same objective built with `weightless="skip"`: an active set. It is used
         for all outer steps but each `check_every`-th, so that examples that have lost their weight
-        cost nothing between the checks. Let `loss_auc` be built with `weightless="slopes"`, and
+        cost nothing between the checks. A check looks at all of them, at the policy that stays if
+        its trial is taken back. Let `loss_auc` be built with `weightless="slopes"`, and
         the method write exact zeros (`cutoff`, or `projected_gradient`).
       check_every: outer steps from one look at all examples to the next.
 
     Returns:
-      OptimizedPolicy. Cost: num_steps + 1 meta-gradients at most. With an active set, the entries
-      of `policy_grad` that were not looked at are filled as "skip" says.
+      OptimizedPolicy. Cost: num_steps + 1 meta-gradients at most. With an active set, one more for
+      each check that is taken back; the entries of `policy_grad` that were not looked at are filled
+      as "skip" says.
 
     Raises:
       ValueError: a shape or dtype does not fit, `optimizer` is no policy optimiser, or (outside
@@ -347,17 +367,28 @@ def optimize_policy(
         for objective in (loss_auc, active_loss_auc or loss_auc)
     )
 
-    def body(state, number):
+    refresh = build_step_control(optimizer).refresh
+
+    def look(state):
+        policy_grad, _ = jax.grad(loss_auc, has_aux=True)(state.policy, params, train, desired)
+        return refresh(state, policy_grad)
+
+    def body(carry, number):
+        state, complete = carry
         arguments = (state, params, train, desired)
         if active_loss_auc is None:
             state = loop.step(*arguments)
         else:
-            state = jax.lax.cond(number % check_every == 0, loop.step, active.step, *arguments)
-        return state, (state.auc, state.accepted)
+            checks_all = number % check_every == 0
+            state = jax.lax.cond(checks_all, loop.step, active.step, *arguments)
+            complete = jnp.where(state.accepted, checks_all, complete)
+            state = jax.lax.cond(checks_all & ~complete, look, lambda state: state, state)
+            complete |= checks_all
+        return (state, complete), (state.auc, state.accepted)
 
     start = loop.init(policy, params, train, desired)
     numbers = jnp.arange(1, num_steps + 1)
-    end, (aucs, accepted) = jax.lax.scan(body, start, numbers)
+    (end, _), (aucs, accepted) = jax.lax.scan(body, (start, jnp.array(True)), numbers)
     history = jnp.concatenate([start.auc[None], aucs])
     return OptimizedPolicy(end.policy, end.auc, end.policy_grad, history, accepted)
 

@@ -80,7 +80,7 @@ class ReorderedBatches:
         def visit(number, state):
             carry, found = state
             carry, new = body(carry, *piece(number))
-            return carry, found.at[self.order[number]].set(new)
+            return carry, found.at[self.order[number]].set(new, unique_indices=True)
 
         _, like = jax.eval_shape(body, init, *jax.eval_shape(piece, self.first))
         found = jnp.zeros(self.order.size, like.dtype)

@@ -141,9 +141,10 @@ def test_under_vmap_every_run_has_its_own_support(weightless):
     np.testing.assert_allclose(batched, jnp.stack([*map(grads, policies)]), rtol=1e-10, atol=1e-15)
 
 
-def test_segments_pass_over_the_same_examples():
+@pytest.mark.parametrize("weightless", ["slopes", "skip"])
+def test_segments_pass_over_the_same_examples(weightless):
     policy, params, train, desired = sparse_logistic()
-    options = {"weightless": "skip", "microbatch_size": MICROBATCH}
+    options = {"weightless": weightless, "microbatch_size": MICROBATCH}
     segments = lljax.build_segments(logistic_loss, OPTIMIZERS["sgd"], **options)
     data, num_steps = (train, desired), len(policy)
     state, _ = segments.start(params, data, {})
@@ -178,6 +179,76 @@ def test_a_cutoff_writes_zeros_and_takes_examples_back():
     back, _ = optimizer.update(jnp.array([[1.0, 0.0, -0.9, 0.0]]), state, out)
     assert 0.025 < back[0, 2] < 0.3
     lljax.check_policy(back, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.01, 0.001])
+def test_every_example_that_is_wanted_back_comes_back(rate):
+    policy = jnp.concatenate([jnp.full(64, 1 / 64), jnp.zeros(64)])[None]
+    slopes = jax.random.normal(jax.random.key(0), policy.shape)
+    optimizer = lljax.exponentiated_gradient(rate, momentum=0.5, cutoff=0.1)
+    out, state = optimizer.update(slopes, optimizer.init(policy), policy)
+    wanted = (policy == 0) & (slopes < (policy * slopes).sum())
+    assert 10 < wanted.sum() < 60
+    np.testing.assert_array_equal((out > 0) & (policy == 0), wanted)
+    again, _ = optimizer.update(slopes, state, out)
+    assert (again > 0)[wanted & (slopes < (out * slopes).sum())].all()
+    # Small steps move little: an example comes back as softly as others lose their weight.
+    assert abs(out - policy).max() < 4 * rate / 64
+
+
+def test_weights_above_the_cutoff_move_as_without_one():
+    slopes = jax.random.normal(jax.random.key(0), (3, 8))
+    policy = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, 8)), axis=1)
+    plain, sparse = (lljax.exponentiated_gradient(0.1, cutoff=cutoff) for cutoff in (0.0, 0.01))
+    out, expected = (
+        method.update(slopes, method.init(policy), policy)[0] for method in (sparse, plain)
+    )
+    np.testing.assert_allclose(out, expected, rtol=1e-13)
+    # Nor does a large step overflow in float32.
+    large = lljax.exponentiated_gradient(1e4, cutoff=0.1)
+    policy = policy.astype(jnp.float32)
+    moved, _ = large.update(slopes.astype(jnp.float32), large.init(policy), policy)
+    np.testing.assert_array_equal(moved, jax.nn.one_hot(slopes.argmin(axis=1), 8))
+
+
+def test_slopes_that_tie_bring_no_example_back():
+    optimizer = lljax.exponentiated_gradient(0.3, cutoff=0.1)
+    weights = jax.random.uniform(jax.random.key(0), (500, 8)) * (jnp.arange(8) < 5)[None]
+    policy = (weights / weights.sum(1, keepdims=True)).astype(jnp.float32)
+    slopes = jax.random.normal(jax.random.key(1), (500, 1), jnp.float32) + jnp.zeros((500, 8))
+    out, _ = optimizer.update(slopes, optimizer.init(policy), policy)
+    assert (out[:, 5:] == 0).all()
+
+
+@pytest.mark.parametrize(("num_steps", "looked"), [(1, False), (2, True), (3, True)])
+def test_a_check_that_is_taken_back_has_looked_at_all_examples(num_steps, looked):
+    """The first trial is good and sparse, the others are always worse."""
+    _, *rest = make_logistic(num_steps=5, num_train=40, num_desired=16)
+    policy = lljax.uniform_policy(5, 40, jnp.float64)
+
+    def update(policy_grad, count, policy, scale=1.0):
+        best, worst = (jnp.argsort(sign * policy_grad)[:, :5] for sign in (1, -1))
+        chosen = jnp.where(count == 0, best, worst)
+        trial = jnp.zeros_like(policy).at[jnp.arange(5)[:, None], chosen].set(1 / 5)
+        return trial, count + 1
+
+    optimizer = lljax.PolicyOptimizer(lambda policy: jnp.zeros((), jnp.int32), update)
+    build = functools.partial(
+        lljax.build_loss_auc, logistic_loss, optax.sgd(0.5), microbatch_size=1
+    )
+    complete = build(weightless="slopes")
+    result = lljax.optimize_policy(
+        complete,
+        policy,
+        *rest,
+        optimizer=optimizer,
+        num_steps=num_steps,
+        active_loss_auc=build(weightless="skip"),
+        check_every=2,
+    )
+    assert result.accepted.tolist() == [True, False, False][:num_steps]
+    expected, _ = jax.grad(complete, has_aux=True)(result.policy, *rest)
+    assert np.allclose(result.policy_grad, expected, rtol=1e-9, atol=1e-15) == looked
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,12 @@ class OuterConfig:
     momentum: float = 0.8
     """Of exponentiated_gradient."""
     cutoff: float = 0.0
-    """Of exponentiated_gradient: weights below this share of the uniform weight become exactly 0,
-    until an example's slope wants it back."""
+    """Of exponentiated_gradient: weights below this share of the uniform weight move in a straight
+    line, so that they become exactly 0, until an example's slope wants it back."""
     check_every: int | None = None
     """Leave the examples without weight out of the meta-gradients, but for each so-many-th outer
-    step, when all are looked at: the cost follows the policy's support. Never when not given."""
+    step, when all are looked at: the cost follows the policy's support. When not given, all of them
+    are looked at in every step."""
     grow: float = 1.2
     """Factor on the outer rate after a step that lowered the objective."""
     shrink: float = 0.5
@@ -120,6 +121,12 @@ class OuterConfig:
         _require(0 <= self.cutoff < 1, "outer.cutoff", "in [0, 1)", self.cutoff)
         every = self.check_every
         _require(every is None or every >= 1, "outer.check_every", "at least 1", every)
+        _require(
+            every is None or self.cutoff > 0 or self.method == "projected_gradient",
+            "outer.cutoff",
+            "above 0 with outer.check_every, or no weight becomes 0 and nothing can be left out",
+            self.cutoff,
+        )
         _require(self.grow >= 1, "outer.grow", "at least 1", self.grow)
         _require(0 < self.shrink < 1, "outer.shrink", "in (0, 1)", self.shrink)
         _require(0 <= self.train_share < 1, "outer.train_share", "in [0, 1)", self.train_share)

@@ -77,7 +77,8 @@ class MetaGradient:
         )
         segments = build(weightless="slopes" if active_set else "full")
         self._start, self._forward, self._turn, self._backward = map(jax.jit, segments)
-        self._backward_active = jax.jit(build(weightless="skip").backward) if active_set else None
+        active = build(weightless="skip").backward if active_set else segments.backward
+        self._backward_active = jax.jit(active)
         self._plan = plan
         self._params = problem.params
         self._data = problem.train, problem.objective
@@ -135,9 +136,9 @@ class MetaGradient:
     ) -> None:
         """Completes the policy's gradient after the forward sweep.
 
-        Without `all_examples` those without weight are left out, if this has an active set.
+        Without `all_examples` an active set leaves out those without weight.
         """
-        backward = self._backward if all_examples else self._backward_active or self._backward
+        backward = self._backward if all_examples else self._backward_active
         num_steps, _ = self._shape
         factors = np.full(num_steps, 1 / num_steps, np.float32)
         last, factors[0] = factors[-1], 0  # L(theta_0) is not in the AUC

@@ -162,7 +162,7 @@ class _Experiment:
                 f"unstable. Lower inner.learning_rate ({self.config.inner.learning_rate})."
             )
         state = self.control.begin(self.uniform, sweep.auc, sweep.policy_grad)
-        self._record(0, state, sweep, started, checkpoints)
+        self._record(0, state, self._measure(0, state.policy, sweep), started, checkpoints)
         return state
 
     def _outer_step(self, step: int, state: OuterState, checkpoints: Checkpoints) -> OuterState:
@@ -176,7 +176,14 @@ class _Experiment:
             state = self.control.take(state, sweep.auc, sweep.policy_grad)
         else:
             state = self.control.reject(state, sweep.auc)
-        self._record(step, state, sweep if state.accepted else None, started, checkpoints)
+        measured = dict(self.metrics[-1])
+        if state.accepted:
+            measured = self._measure(step, state.policy, sweep)
+        elif self._looks_at_all(step) and measured["optimality_gap"] is None:
+            look = self._look("all examples", state.policy)
+            state = self.control.refresh(state, look.policy_grad)
+            measured["optimality_gap"] = _gap(state.policy, look)
+        self._record(step, state, measured, started, checkpoints)
         return state
 
     def _sweep(
@@ -218,24 +225,20 @@ class _Experiment:
         self,
         step: int,
         state: OuterState,
-        sweep: Sweep | None,
+        measured: Metrics,
         started: float,
         checkpoints: Checkpoints,
     ) -> None:
         """Writes an outer step's metrics, then its checkpoint, so that no metrics are missing."""
         if step in self.snapshot_steps:
             self._analysis(step, state.policy)
-        if sweep is None:
-            measured = {key: self.metrics[-1][key] for key in _MEASURED}
-        else:
-            measured = self._measure(step, state.policy, sweep)
         # A policy under which validation diverges is never the best.
         aucs = [_or_infinite(line["validation_auc"]) for line in [*self.metrics, measured]]
-        best = sweep is not None and aucs[-1] < min(aucs[:-1], default=np.inf)
+        best = bool(state.accepted) and aucs[-1] < min(aucs[:-1], default=np.inf)
         line = {
             "outer_step": step,
             "objective": number(state.auc),
-            **measured,
+            **{key: measured[key] for key in _MEASURED},
             "step_size": number(state.scale * self.config.outer.learning_rate),
             "accepted": bool(state.accepted),
             "trial_objective": number(state.trial_auc),
@@ -354,11 +357,15 @@ class _Experiment:
         """The mean optimality gap of the kept policy, over all examples."""
         if self._looks_at_all(step):
             return self.metrics[step]["optimality_gap"]
+        return _gap(policy, self._look("optimality gap", policy))
+
+    def _look(self, title: str, policy: jax.Array) -> Sweep:
+        """The meta-gradient of a policy over all examples; begun again if it is interrupted."""
         sweep = self.meta_gradient.new_sweep()
-        with SweepProgress("optimality gap", sweep, self.meta_gradient) as progress:
+        with SweepProgress(title, sweep, self.meta_gradient) as progress:
             self.meta_gradient.run_forward(policy, sweep, progress.update)
             self.meta_gradient.run_backward(policy, sweep, progress.update)
-        return _gap(policy, sweep)
+        return sweep
 
     def _compile_seconds(self) -> float:
         """What the first outer step took longer than the typical one."""
