@@ -8,14 +8,15 @@ import platform
 import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import psutil
 
-PEAK_SIZE = {"cpu": 2048}  # rows of the matrices; 8192 on an accelerator
 PACKAGES = ("jax", "jaxlib", "optax", "numpy", "equinox", "torch", "torchopt", "cvxpy")
 
 
@@ -31,7 +32,7 @@ def describe_machine() -> dict:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": jax.devices()[0].device_kind,
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": num_cores(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "versions": versions,
@@ -51,10 +52,15 @@ def in_words(machine: dict) -> str:
 
 def matrix_product() -> tuple[Callable[[], jax.Array], float]:
     """A compiled square float32 product, the yardstick of arithmetic speed, and its FLOPs."""
-    size = PEAK_SIZE.get(jax.default_backend(), 8192)
+    size = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jax.random.normal(jax.random.key(0), (size, size), "float32")
     product = jax.jit(lambda a: a @ a).lower(matrix).compile()
     return lambda: product(matrix), 2.0 * size**3
+
+
+def num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_host_devices() -> None:
@@ -62,7 +68,7 @@ def use_host_devices() -> None:
 
     The compiler runs a matrix-vector product on one core; with more devices all of them work.
     """
-    jax.config.update("jax_num_cpu_devices", 1 << ((os.cpu_count() or 1).bit_length() - 1))
+    jax.config.update("jax_num_cpu_devices", 1 << (num_cores().bit_length() - 1))
 
 
 def seconds_of(call: Callable) -> float:
@@ -93,27 +99,38 @@ def span(values: Sequence[float]) -> str:
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """The median of the ratios, pair by pair."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=False))
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 class PeakMemory:
-    """The growth of this process's memory in a `with` block, in bytes; of the device's, on a GPU.
+    """The growth of this process's memory in a `with` block, in bytes.
 
-    On Linux the high-water mark is reset at the start; elsewhere it may hide a smaller peak.
+    On Linux the high-water mark is reset at the start; elsewhere it may hide a smaller peak. On a
+    GPU it is the device's peak instead, PyTorch's in a process that has imported it, and JAX's
+    since that process began.
     """
 
     def __enter__(self):
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
+        if cuda := _torch_cuda():
+            cuda.reset_peak_memory_stats()
         self._before = psutil.Process().memory_info().rss
         return self
 
     def __exit__(self, *_):
         stats = jax.devices()[0].memory_stats()
-        if stats and "peak_bytes_in_use" in stats:
+        if cuda := _torch_cuda():
+            self.bytes = cuda.max_memory_allocated()
+        elif stats and "peak_bytes_in_use" in stats:
             self.bytes = stats["peak_bytes_in_use"]
         else:
             self.bytes = max(0, _high_water_mark() - self._before)
+
+
+def _torch_cuda() -> Any:
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def _high_water_mark() -> int:
@@ -122,7 +139,8 @@ def _high_water_mark() -> int:
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _processor() -> str:

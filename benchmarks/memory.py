@@ -51,7 +51,8 @@ def measure(num_steps: int, strategy: str, budget_mb: float) -> dict:
         "temporary_mb": way.temporary_bytes / 1e6,
         "peak_mb": peak.bytes / 1e6,
         "seconds": seconds,
-        "projection": float(np.vdot(direction, grads) / np.linalg.norm(grads)),
+        "projection": float(np.vdot(direction, grads)),
+        "norm": float(np.linalg.norm(grads)),
     }
 
 
@@ -62,7 +63,7 @@ def compare(num_steps: int, options: argparse.Namespace) -> dict:
         for strategy in (STORED, BUDGETED):
             command = [sys.executable, "-m", "benchmarks.memory", "--measure", strategy]
             command += ["--budget-mb", str(options.budget_mb), "--steps", str(num_steps)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True)
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             one = json.loads(output.stdout)
             one["seconds"] = [*found.get(strategy, {"seconds": []})["seconds"], one["seconds"]]
             found[strategy] = one
@@ -81,7 +82,7 @@ def table(results: dict[str, dict]) -> str:
         for name in (STORED, BUDGETED):
             one = found[name]
             slower = ratio(one["seconds"], stored["seconds"])
-            apart = abs(one["projection"] - stored["projection"])
+            apart = abs(one["projection"] - stored["projection"]) / stored["norm"]
             lines.append(
                 f"| {one['num_steps']} | {name} | {one['memory']} | {one['states']} "
                 f"| {one['temporary_mb']:.1f} | {one['peak_mb']:.1f} | {span(one['seconds'])} "

@@ -1,20 +1,22 @@
 """One meta-gradient by every way a user could pick: time, memory, arithmetic speed and error.
 
-    python -m benchmarks.meta_gradient [--problems perceptron transformer] [--repeats 3]
+    python -m benchmarks.meta_gradient [--problems perceptron transformer] [--repeats 5]
         [--public-code LMOps/learning_law/src] [--only NAME ...] [--steps T] [--out FOLDER]
 
-Each way runs in a process of its own and they take turns, so that a slow moment of the machine hits
-all of them; ratios are medians of ratios within a round. A product of square matrices runs in every
-round too: the share of the peak is model FLOP/s (what the algorithm needs, not what a way repeats)
-over the speed of that product. The error is the largest deviation from a float64 gradient, which a
-plain differentiated scan computes, over the largest entry. Peers that are not installed are left
-out, with a line saying how to get them.
+Each way runs in a process of its own and they take turns, each round in another order, so that a
+slow moment of the machine hits all of them; ratios are medians of ratios within a round. A product
+of square matrices runs before and after every turn: the share of the peak is model FLOP/s (what an
+algorithm that keeps no activations needs, not what a way repeats) over the speed of that product.
+The error is the largest deviation from a float64 gradient, which a plain differentiated scan
+computes, over the largest entry. Peers that are not installed are left out, with a line saying how
+to get them.
 
-On a GPU, JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 (or bfloat16) in the environment sets the
-products of all JAX's ways and of the yardstick.
+Products are float32. On a GPU, JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 (or bfloat16) in the
+environment sets those of all ways, PyTorch's too, and of the yardstick.
 """
 
 import argparse
+import contextlib
 import statistics
 import sys
 import tempfile
@@ -27,46 +29,66 @@ from benchmarks.contenders import CONTENDERS, fits
 from benchmarks.machine import ratio, span
 from benchmarks.output import Output, subplots
 from benchmarks.problems import PROBLEMS
-from benchmarks.worker import Worker
+from benchmarks.public_code import add_public_code
+from benchmarks.worker import PRODUCT, Worker, WorkerEndedError
 
-PRODUCT, OURS = "matrix product", "lljax"
+OURS = "lljax"
 REFERENCE = "scan, jax.checkpoint"  # in float64
 
 
 def measure(
-    problem_name: str, sizes: dict, names: list[str], repeats: int, public_code: str | None
+    problem_name: str, sizes: dict, names: list[str], repeats: int, public_code: Path | None
 ) -> dict:
-    """Figures of every way in `names` that is installed; plain values, for a JSON file."""
+    """Figures of all ways in `names` that can be had; plain values, for a JSON file."""
     problem = PROBLEMS[problem_name](**sizes)
-    job = {"problem": problem_name, "sizes": sizes, "public_code": public_code}
-    workers, results = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        expected = _gradient(Worker(job | {"contender": REFERENCE, "float64": True}), folder)[0]
-        product = Worker(job | {"contender": PRODUCT})
+    job = {"problem": problem_name, "sizes": sizes}
+    job["public_code"] = str(public_code) if public_code else None
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+
+        def start(name, **more):
+            worker = Worker(job | {"contender": name} | more)
+            stack.callback(worker.close)
+            return worker
+
+        reference = start(REFERENCE, float64=True)
+        reference.read()
+        expected = _ask_gradient(reference, folder)[0]
+        reference.close()
+        product = start(PRODUCT)
         product_flops = product.read()["flops"]
+        workers, results = {}, {}
         for name in tqdm(names, desc=f"{problem_name}: compiling", leave=False):
-            worker = Worker(job | {"contender": name})
-            ready = worker.read()
-            if "missing" in ready:
-                print(f"{name}: left out. To have it: {ready['missing']}", file=sys.stderr)
+            try:
+                worker = start(name)
+                ready = worker.read()
+                if "missing" in ready:
+                    print(f"{name}: left out. To have it: {ready['missing']}", file=sys.stderr)
+                    continue
+                gradient, peak = _ask_gradient(worker, folder)
+                worker.ask()  # a second call warms up what the first one has allocated
+            except WorkerEndedError as ended:
+                print(f"{ended}; left out", file=sys.stderr)
                 continue
-            gradient, peak = _ask_gradient(worker, folder)
             error = float(np.abs(gradient - expected).max() / np.abs(expected).max())
-            results[name] = ready | {"peak_bytes": peak, "error": error, "seconds": []}
-            workers[name] = worker
-        product_seconds = []
-        product.ask()
-        for _ in tqdm(range(repeats), desc=f"{problem_name}: rounds", leave=False):
-            turns = []
-            for name, worker in workers.items():
-                # The yardstick has its turn around every way: a machine's speed drifts.
-                turns.append(product.ask()["seconds"])
-                results[name]["seconds"].append(worker.ask()["seconds"])
-            product_seconds.append(statistics.median([*turns, product.ask()["seconds"]]))
-        for worker in (product, *workers.values()):
-            worker.close()
-    speed = [product_flops / seconds for seconds in product_seconds]
+            figures = {"peak_bytes": peak, "error": error, "seconds": [], "product_seconds": []}
+            results[name], workers[name] = ready | figures, worker
+        rounds = _rounds(list(workers), repeats)
+        for name in tqdm(rounds, desc=f"{problem_name}: turns", leave=False):
+            if name not in results:
+                continue
+            # The yardstick has its turns around every way: a machine's speed drifts.
+            before = product.ask()["seconds"]
+            try:
+                seconds = workers[name].ask()["seconds"]
+            except WorkerEndedError as ended:
+                print(f"{ended}; left out", file=sys.stderr)
+                del results[name]
+                continue
+            results[name]["seconds"].append(seconds)
+            product_seconds = (before + product.ask()["seconds"]) / 2
+            results[name]["product_seconds"].append(product_seconds)
     for result in results.values():
+        speed = [product_flops / seconds for seconds in result["product_seconds"]]
         achieved = [problem.flops / seconds for seconds in result["seconds"]]
         result["flops_per_second"] = statistics.median(achieved)
         result["share_of_peak"] = ratio(achieved, speed)
@@ -76,16 +98,18 @@ def measure(
         "num_desired": problem.num_desired,
         "tokens": problem.tokens,
         "flops": problem.flops,
-        "peak_flops_per_second": speed,
+        "product_flops": product_flops,
         "contenders": results,
     }
 
 
-def _gradient(worker: Worker, folder: str) -> tuple[np.ndarray, int]:
-    worker.read()
-    found = _ask_gradient(worker, folder)
-    worker.close()
-    return found
+def _rounds(names: list[str], repeats: int) -> list[str]:
+    """Every name in every round, each time another one first."""
+    turns = []
+    for repeat in range(repeats):
+        first = repeat * len(names) // max(repeats, 1)
+        turns += names[first:] + names[:first]
+    return turns
 
 
 def _ask_gradient(worker: Worker, folder: str) -> tuple[np.ndarray, int]:
@@ -101,10 +125,15 @@ def table(results: dict[str, dict]) -> str:
 
 def _table_of_problem(problem: str, result: dict) -> str:
     steps, examples = result["num_steps"], result["num_train"]
+    product_speed = [
+        result["product_flops"] / seconds / 1e9
+        for one in result["contenders"].values()
+        for seconds in one["product_seconds"]
+    ]
     lines = [
         f"{problem}: T = {steps}, N = {examples}, K = {result['num_desired']}; "
         f"{result['flops'] / steps / 1e9:.3g} GFLOP a step; the square matrix product does "
-        f"{span([s / 1e9 for s in result['peak_flops_per_second']])} GFLOP/s",
+        f"{span(product_speed)} GFLOP/s",
         "",
         "| | compile s | ms a step, min / median / max | lljax is faster by | examples/s "
         "| tokens/s | GFLOP/s | of peak | peak MB | error |",
@@ -114,9 +143,10 @@ def _table_of_problem(problem: str, result: dict) -> str:
     for name, one in result["contenders"].items():
         per_step = [1e3 * seconds / steps for seconds in one["seconds"]]
         faster = f"{ratio(one['seconds'], ours['seconds']):.2f}" if ours else ""
+        compiling = f"{one['compile_seconds']:.1f}" if one["compile_seconds"] else "none"
         rate = examples * 1e3 / statistics.median(per_step)
         lines.append(
-            f"| {name} | {one['compile_seconds']:.1f} | {span(per_step)} | {faster} "
+            f"| {name} | {compiling} | {span(per_step)} | {faster} "
             f"| {rate:.3g} | {rate * result['tokens']:.3g} "
             f"| {one['flops_per_second'] / 1e9:.3g} | {100 * one['share_of_peak']:.0f} % "
             f"| {one['peak_bytes'] / 1e6:.0f} | {one['error']:.1e} |"
@@ -153,8 +183,8 @@ def plot(results: dict[str, dict]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--public-code", help="learning_law/src of a clone of microsoft/LMOps")
+    parser.add_argument("--repeats", type=int, default=5)
+    add_public_code(parser)
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--steps", type=int, help="T; 2000 and 8 when left out")
     Output.add_option(parser)

@@ -24,6 +24,8 @@ class Problem(NamedTuple):
     train: Batch
     desired: Batch
     forward_flops: float  # of one example: twice the multiply-adds of its matrix products
+    train_passes: int  # the forward passes that a meta-gradient needs of an example a step
+    desired_passes: int
     tokens: int = 1  # an example has, where it is text
     num_layers: int = 0  # of a Transformer
     num_heads: int = 0
@@ -56,9 +58,10 @@ class Problem(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Of one meta-gradient, by whatever way: 3 + 8 forward passes of each training example a
-        step, 1 + 3 of each desired one. What a way computes twice does not count (model FLOPs)."""
-        passes = 11 * self.num_train + 4 * self.num_desired
+        """Of one meta-gradient that keeps no activations: 3 + 8 forward passes of each training
+        example a step, 1 + 3 of each desired one. Where nothing is differentiated by the inputs of
+        the only product, it takes 2 + 3 and 1 + 2. What a way repeats does not count."""
+        passes = self.train_passes * self.num_train + self.desired_passes * self.num_desired
         return self.num_steps * passes * self.forward_flops
 
 
@@ -80,7 +83,15 @@ def perceptron(
     policy = lljax.uniform_policy(num_steps, num_train)
     params = jnp.zeros(dim)
     return Problem(
-        "perceptron", perceptron_loss, policy, params, data.train, data.desired, 2.0 * dim
+        "perceptron",
+        perceptron_loss,
+        policy,
+        params,
+        data.train,
+        data.desired,
+        forward_flops=2.0 * dim,
+        train_passes=5,
+        desired_passes=3,
     )
 
 
@@ -118,6 +129,8 @@ def transformer(
         train,
         desired,
         forward_flops=2.0 * a_token * context,
+        train_passes=11,
+        desired_passes=4,
         tokens=context,
         num_layers=num_layers,
         num_heads=num_heads,

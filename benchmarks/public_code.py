@@ -4,6 +4,7 @@ It is not part of this project: give `learning_law/src` of a clone of
 https://github.com/microsoft/LMOps. It needs torch; cvxpy only for its projection.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import io
@@ -32,34 +33,62 @@ class BatchSizes(NamedTuple):
     desired: int
 
 
+def checkout(path: str) -> Path:
+    """An argparse type: the folder of their modules."""
+    source = Path(path).resolve()
+    if not (source / "opt_policy_trainer.py").is_file():
+        raise argparse.ArgumentTypeError(
+            f"{source} has no opt_policy_trainer.py. Give learning_law/src of a clone of "
+            f"https://github.com/microsoft/LMOps."
+        )
+    return source
+
+
+def add_public_code(parser: argparse.ArgumentParser) -> None:
+    """The option --public-code."""
+    about = "learning_law/src of a clone of microsoft/LMOps"
+    parser.add_argument("--public-code", type=checkout, help=about)
+
+
+def import_torch():
+    """PyTorch, whose float32 products are then as precise as JAX's."""
+    import torch
+
+    precisions = {"tensorfloat32": "high", "bfloat16": "medium"}
+    ours = jax.config.jax_default_matmul_precision
+    torch.set_float32_matmul_precision(precisions.get(ours, "highest"))
+    return torch
+
+
 class PublicCode:
     """Their modules, imported from a checkout into this process, which can be done once.
 
     Raises:
-      SystemExit: torch or the checkout is missing; says how to get it.
+      SystemExit: torch is missing; says how to get it.
     """
 
     def __init__(self, source: Path):
         if importlib.util.find_spec("torch") is None:
             sys.exit("This comparison needs PyTorch: pip install torch")
-        if not (source / "opt_policy_trainer.py").is_file():
-            sys.exit(f"{source} has no opt_policy_trainer.py. Give learning_law/src of a clone.")
-        self.source = source.resolve()
+        self.source = source
         sys.path.insert(0, str(self.source))
         for name in UNUSED:
             if importlib.util.find_spec(name) is None:
                 sys.modules[name] = _Anything(name)
         import opt_policy_trainer
         import perceptron_model
-        import torch
         import transformer_model
 
+        torch = import_torch()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.distributed.init_process_group(
-            "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+            "nccl" if self.device == "cuda" else "gloo",
+            store=torch.distributed.HashStore(),
+            rank=0,
+            world_size=1,
         )
         assert transformer_model.PAD_TOKEN_ID == THEIR_PAD
         self.torch, self.trainer = torch, opt_policy_trainer
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._perceptron_model = perceptron_model.PerceptronModel
         self._transformer_model = transformer_model.Transformer
 
@@ -144,6 +173,7 @@ class PublicCode:
         They do the rows of a policy in a pool of processes, one row a process at a time.
         """
         solver = self.trainer.ProjSolver()
+        solver.solve((0, self.torch.tensor(rows[0])))  # sets itself up
         started = time.perf_counter()
         projected = [solver.solve((0, self.torch.tensor(row)))[1].numpy() for row in rows]
         return np.stack(projected), (time.perf_counter() - started) / len(rows)

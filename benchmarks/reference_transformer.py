@@ -10,7 +10,6 @@ relative to the largest entry. Exit status 1 if any differs by more than 1e-5.
 
 import argparse
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ import numpy as np
 import optax
 
 import lljax
-from benchmarks.public_code import BatchSizes, PublicCode, flatten
+from benchmarks.public_code import BatchSizes, PublicCode, checkout, flatten
 from lljax.models.transformer import (
     PAD,
     TokenSequences,
@@ -34,7 +33,8 @@ NUM_TRAIN, NUM_DESIRED, NUM_STEPS, RATE = 16, 8, 10, 0.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="learning_law/src of a clone of microsoft/LMOps")
+    about = "learning_law/src of a clone of microsoft/LMOps"
+    parser.add_argument("source", type=checkout, help=about)
     reference = PublicCode(parser.parse_args().source)
     print(f"lljax (jax {jax.__version__}) against torch {reference.torch.__version__}, float32")
     missed = False

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import memory, meta_gradient, scaling, time_to_auc
 from benchmarks.machine import in_words
 from benchmarks.output import draw, read
+from benchmarks.public_code import add_public_code
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
@@ -28,10 +29,10 @@ CHAPTERS = {
 WITH_PUBLIC_CODE = ("meta_gradient", "time_to_auc")
 
 
-def run(name: str, public_code: str | None) -> None:
+def run(name: str, public_code: Path | None) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(FOLDER)]
     if public_code and name in WITH_PUBLIC_CODE:
-        command += ["--public-code", public_code]
+        command += ["--public-code", str(public_code)]
     print(f"\n$ {' '.join(command[1:])}", flush=True)
     subprocess.run(command, check=True, cwd=HERE.parent)
 
@@ -61,13 +62,15 @@ def render() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--public-code", help="learning_law/src of a clone of microsoft/LMOps")
+    add_public_code(parser)
     parser.add_argument("--only", nargs="*", choices=list(CHAPTERS), default=list(CHAPTERS))
     options = parser.parse_args()
-    for name in options.only:
-        run(name, options.public_code)
-    (HERE / "RESULTS.md").write_text(render())
-    print(f"wrote {HERE / 'RESULTS.md'}")
+    try:
+        for name in options.only:
+            run(name, options.public_code)
+    finally:
+        (HERE / "RESULTS.md").write_text(render())
+        print(f"wrote {HERE / 'RESULTS.md'}")
 
 
 if __name__ == "__main__":

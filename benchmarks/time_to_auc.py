@@ -1,4 +1,4 @@
-"""The AUC reached, on the desired and on held-out data, against meta-gradients and seconds.
+"""The AUC reached, on the desired and on held-out data, against outer steps and seconds.
 
     python -m benchmarks.time_to_auc [--problems perceptron_paper transformer_small]
         [--public-code LMOps/learning_law/src] [--inner-steps T] [--outer-steps M] [--out FOLDER]
@@ -6,9 +6,10 @@
 Every policy optimiser of lljax, and the public recipe: projected gradient without step control,
 each row projected by cvxpy, at the public code's rate, which falls linearly to 0, and for the
 Perceptron also at the rate that the paper's text has. The recipe's policies are computed by lljax,
-whose gradients equal the public code's (the error is printed); its seconds are those of the public
-code itself, measured on a few inner steps and rows and extrapolated to all T: inner steps linearly,
-rows as if its pool of processes kept every core busy.
+whose gradients equal the public code's (of the shorter run whose seconds are measured, the error of
+both against float64 is printed); its seconds are those of the public code itself, measured on a few
+inner steps and rows and extrapolated to all T: inner steps linearly, rows as if its pool of
+processes kept every core busy. A recipe's mark is the lowest AUC that it reaches.
 
 The objective is the desired AUC alone (no train share). Seconds count compilation and all
 meta-gradients, trials that were taken back too, and not the held-out evaluation.
@@ -17,7 +18,6 @@ meta-gradients, trials that were taken back too, and not the held-out evaluation
 import argparse
 import dataclasses
 import importlib.util
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 import lljax
 from benchmarks import meta_gradient
+from benchmarks.machine import num_cores
 from benchmarks.output import Output, subplots
-from benchmarks.public_code import PublicCode
+from benchmarks.public_code import PublicCode, add_public_code
 from lljax.experiment.config import load_config
 from lljax.experiment.problem import Problem, build_problem
 
@@ -68,7 +69,7 @@ RACES = {
             "exponentiated gradient, momentum": EXPONENTIATED(0.1, momentum=0.8),
         },
         grow=1.2,
-        sizes={"num_steps": 20},
+        sizes={"num_steps": 100},
     ),
     "transformer_small": Race(
         recipe_steps=20,
@@ -82,7 +83,7 @@ RACES = {
         },
         grow=1.1,
         sizes={
-            "num_steps": 4,
+            "num_steps": 8,
             "num_train": 512,
             "num_desired": 384,
             "width": 32,
@@ -96,7 +97,10 @@ RACES = {
 
 
 class Curve:
-    """What one method reached, outer step by outer step; index 0 is the uniform policy."""
+    """What one method reached, outer step by outer step; index 0 is the uniform policy.
+
+    A method with step control has computed one meta-gradient more than its outer steps.
+    """
 
     def __init__(self, auc: float, held_out: float):
         self.auc, self.held_out, self.seconds = [auc], [held_out], [0.0]
@@ -134,7 +138,7 @@ class Track:
     def loss_auc(self, weightless: lljax.types.Weightless = "full"):
         microbatch_size = self.inner.microbatch_size
         if weightless != "full":
-            microbatch_size = (microbatch_size or 512) // 2  # the unit that can be left out
+            microbatch_size = microbatch_size // 2  # the unit that can be left out
         return lljax.build_loss_auc(
             self.problem.loss_fn,
             self.problem.optimizer,
@@ -148,12 +152,10 @@ class Track:
         update = jax.jit(method.update)
         policy, state, curve = self.start, method.init(self.start), Curve(*self._uniform)
         (_, _), gradient = self._gradient(policy, *self.data)
-        looks = max(1, num_steps // 10)
-        for step in tqdm(range(1, num_steps + 1), desc="public recipe", leave=False):
+        for _ in tqdm(range(num_steps), desc="public recipe", leave=False):
             policy, state = update(gradient, state, policy)
             (auc, _), gradient = self._gradient(policy, *self.data)
-            held_out = self._held_out(policy) if step % looks == 0 else curve.held_out[-1]
-            curve.add(float(auc), held_out, seconds)
+            curve.add(float(auc), self._held_out(policy), seconds)
         return curve
 
     def run(self, method: lljax.PolicyOptimizer, race: Race, active_set: bool) -> Curve:
@@ -168,11 +170,16 @@ class Track:
             skipping = self._loop(method, race, "skip").step
             active = jax.jit(skipping).lower(state, *self.data).compile()
         jax.block_until_ready(state)
-        before = time.perf_counter() - started
+        before, complete = time.perf_counter() - started, True
         for number in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
             started = time.perf_counter()
-            program = step if number % CHECK_EVERY == 0 else active
-            state = jax.block_until_ready(program(state, *self.data))
+            checks_all = number % CHECK_EVERY == 0
+            state = (step if checks_all else active)(state, *self.data)
+            complete = checks_all if state.accepted else complete
+            if checks_all and not complete:
+                _, policy_grad = self._gradient(state.policy, *self.data)
+                state, complete = state._replace(policy_grad=policy_grad), True
+            jax.block_until_ready(state)
             seconds = before + time.perf_counter() - started
             before = 0.0
             curve.add(float(state.auc), self._held_out(state.policy), seconds)
@@ -184,7 +191,7 @@ class Track:
 
 def recipe_seconds(track: Track, race: Race, code: PublicCode) -> dict:
     """Seconds of an outer step of the public code, and how far what it computes is from ours."""
-    found = meta_gradient.measure(track.task, race.sizes, [OURS, *PUBLIC], 3, str(code.source))
+    found = meta_gradient.measure(track.task, race.sizes, [OURS, *PUBLIC], 3, code.source)
     num_steps, num_train = track.start.shape
     steps = {
         name: num_steps / found["num_steps"] * statistics.median(one["seconds"])
@@ -196,7 +203,7 @@ def recipe_seconds(track: Track, race: Race, code: PublicCode) -> dict:
     error = np.abs(projected - lljax.project_simplex(rows)).max() * num_train
     return {
         "meta_gradient": steps,
-        "projection": num_steps * row_seconds / (os.cpu_count() or 1),
+        "projection": num_steps * row_seconds / num_cores(),
         "projection_error": float(error),
         "gradient_error": max(one["error"] for one in found["contenders"].values()),
     }
@@ -231,7 +238,7 @@ def table(results: dict[str, dict]) -> str:
 
 def _table_of_problem(problem: str, result: dict) -> str:
     curves, costs = result["curves"], result["costs"]
-    lines = [f"{problem}: to a recipe's desired AUC, in meta-gradients and in seconds."]
+    lines = [f"{problem}: to a recipe's best desired AUC, in outer steps and in seconds."]
     if costs:
         parts = ", ".join(
             f"{way} {seconds:.3g} s" for way, seconds in costs["meta_gradient"].items()
@@ -241,7 +248,7 @@ def _table_of_problem(problem: str, result: dict) -> str:
             f"Error of gradients {costs['gradient_error']:.1e}, of projections "
             f"{costs['projection_error']:.1e} of 1/N."
         )
-    marks = {name: curves[name]["auc"][-1] for name in result["recipes"]}
+    marks = {name: np.nanmin(curves[name]["auc"]) for name in result["recipes"]}
     heads = "".join(f" to {mark:.4f}, {name} |" for name, mark in marks.items())
     lines += [
         "",
@@ -249,7 +256,10 @@ def _table_of_problem(problem: str, result: dict) -> str:
         "|---" * (len(marks) + 3) + "|",
     ]
     for name, curve in curves.items():
-        cells = "".join(f" {_way_to(curve, curves[mark], bool(costs))} |" for mark in marks)
+        cells = "".join(
+            f" {_way_to(curve, curves[recipe], mark, bool(costs))} |"
+            for recipe, mark in marks.items()
+        )
         lines.append(
             f"| {name} |{cells} {curve['auc'][-1]:.4f} ({len(curve['auc']) - 1} steps) "
             f"| {min(curve['held_out']):.4f} |"
@@ -257,14 +267,18 @@ def _table_of_problem(problem: str, result: dict) -> str:
     return "\n".join(lines)
 
 
-def _way_to(curve: dict, recipe: dict, timed: bool) -> str:
-    """How soon a curve is where the recipe ends."""
-    step = next((i for i, auc in enumerate(curve["auc"]) if i and auc <= recipe["auc"][-1]), None)
-    if step is None:
+def _way_to(curve: dict, recipe: dict, mark: float, timed: bool) -> str:
+    """How soon a curve is where a recipe is best."""
+    step, theirs = (_first(one["auc"], mark) for one in (curve, recipe))
+    if step is None or theirs is None:
         return "never"
     seconds = curve["seconds"][step]
-    sooner = f", {recipe['seconds'][-1] / seconds:.3g} times sooner" if timed else ""
+    sooner = f", {recipe['seconds'][theirs] / seconds:.3g} times sooner" if timed else ""
     return f"{step}: {seconds:.3g} s{sooner}"
+
+
+def _first(aucs: list[float], mark: float) -> int | None:
+    return next((step for step, auc in enumerate(aucs) if step and auc <= mark), None)
 
 
 def plot(results: dict[str, dict]):
@@ -277,8 +291,8 @@ def plot(results: dict[str, dict]):
                 axis.plot(x, curve["auc"], color=f"C{number}", label=name)
                 axis.plot(x, curve["held_out"], ":", color=f"C{number}")
         column[0].set_title(f"{problem} (dotted: held out)")
-        for axis, label in zip(column, ("meta-gradients", "seconds"), strict=True):
-            axis.set_xscale("symlog" if label == "meta-gradients" else "log")
+        for axis, label in zip(column, ("outer steps", "seconds"), strict=True):
+            axis.set_xscale("symlog" if label == "outer steps" else "log")
             axis.set_xlabel(label)
             axis.set_ylabel("AUC, nats")
         column[0].legend(fontsize=8)
@@ -288,9 +302,7 @@ def plot(results: dict[str, dict]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=list(RACES), choices=list(RACES))
-    parser.add_argument(
-        "--public-code", type=Path, help="learning_law/src of a clone of microsoft/LMOps"
-    )
+    add_public_code(parser)
     parser.add_argument("--inner-steps", type=int, help="T of a shorter run, to try it")
     parser.add_argument("--outer-steps", type=int, help="of all methods, to try it")
     Output.add_option(parser)

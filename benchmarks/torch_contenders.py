@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.contender import Contender, MissingError
 from benchmarks.problems import LEARNING_RATE, Problem
+from benchmarks.public_code import BatchSizes, PublicCode, import_torch
 
 
 def plain(problem: Problem, source: Path | None) -> Contender:
@@ -63,8 +64,6 @@ def public_code(script_batches: bool) -> Callable[[Problem, Path | None], Conten
     """The public code: with the batch sizes of its scripts, or with all examples in one batch."""
 
     def build(problem, source):
-        from benchmarks.public_code import BatchSizes
-
         code, model, train, desired = _their_problem(problem, source)
 
         limits = (512, 512, 64) if script_batches else (problem.num_train,) * 3
@@ -101,7 +100,7 @@ def _unrolled(problem: Problem, source: Path | None, start: Callable) -> Contend
 
 def _torch_problem(problem: Problem, source: Path | None):
     """((params, batch) -> losses [B], module with theta_0, train, desired, device)."""
-    import torch
+    torch = import_torch()
     from torch.nn import functional
 
     if problem.name == "perceptron":
@@ -137,8 +136,6 @@ def _their_problem(problem: Problem, source: Path | None):
             "pip install torch, clone https://github.com/microsoft/LMOps and give "
             "--public-code LMOps/learning_law/src"
         )
-    from benchmarks.public_code import PublicCode
-
     code = PublicCode(source)
     if problem.name == "perceptron":
         model = code.perceptron(np.asarray(problem.params))

@@ -1,15 +1,22 @@
 """One contender in a process of its own, which does one meta-gradient at a time when told to.
 
-Its peak memory is then its own, and no two frameworks share threads. Lines of JSON on standard
+Its peak memory is then its own. Lines of JSON on standard
 input and output; started by `benchmarks.meta_gradient`.
 """
 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+PRODUCT = "matrix product"
+
+
+class WorkerEndedError(Exception):
+    """A worker is gone; the message says which, and how."""
 
 
 class Worker:
@@ -17,6 +24,7 @@ class Worker:
 
     def __init__(self, job: dict):
         """`job`: contender, problem, sizes, public_code and float64, as `serve` reads them."""
+        self.name = job["contender"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(job)],
             stdin=subprocess.PIPE,
@@ -24,28 +32,36 @@ class Worker:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def read(self) -> dict:
         """The next answer.
 
         Raises:
-          RuntimeError: the process has ended instead.
+          WorkerEndedError: the process has ended instead.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a worker ended with status {self._process.wait()}")
+            status = self._process.wait()
+            cause = " (killed: out of memory?)" if status == -signal.SIGKILL else ""
+            raise WorkerEndedError(f"{self.name}: its process ended with status {status}{cause}")
         return json.loads(line)
 
     def ask(self, **question) -> dict:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # `read` says what has happened
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
         return self.read()
 
     def close(self) -> None:
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # it may be gone
+                    pipe.close()
         self._process.wait()
 
 
@@ -63,7 +79,7 @@ def serve(job: dict, answers) -> None:
 
     if job["contender"] == HOST_DEVICES:
         use_host_devices()
-    if job["contender"] == "matrix product":
+    if job["contender"] == PRODUCT:
         call, flops = matrix_product()
         answer(flops=flops)
     else:
@@ -87,8 +103,8 @@ def serve(job: dict, answers) -> None:
         question = json.loads(line)
         if "save" in question:
             with PeakMemory() as peak:
-                gradient = np.asarray(call(), np.float64)
-            np.save(question["save"], gradient)
+                gradient = jax.block_until_ready(call())
+            np.save(question["save"], np.asarray(gradient, np.float64))
             answer(peak_bytes=peak.bytes)
         else:
             answer(seconds=seconds_of(call))

@@ -1,23 +1,60 @@
 """The benchmarks through their command lines, cut short: equal work is compared, and reported."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import optax
 import pytest
 
+import lljax
+from benchmarks.problems import perceptron, transformer
+from benchmarks.worker import Worker, WorkerEndedError
+
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.slow
 
 
-def benchmark(name, *arguments):
+def benchmark(name, *arguments, status=0):
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == status, result.stderr
     return result
 
 
+@pytest.mark.parametrize("name", ["meta_gradient", "time_to_auc", "results"])
+def test_a_wrong_checkout_is_refused_before_anything_is_measured(tmp_path, name):
+    result = benchmark(name, "--public-code", tmp_path, status=2)
+    assert f"{tmp_path} has no opt_policy_trainer.py" in result.stderr
+
+
+def test_a_worker_that_dies_is_named():
+    worker = Worker({"contender": "lljax", "problem": "perceptron", "sizes": {"num_steps": 1}})
+    worker.read()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerEndedError, match=r"lljax: its process ended with status -9 \(killed"):
+        worker.ask()
+    worker.close()
+
+
+def test_flops_are_those_of_the_compiler():
+    """Of one step with both sweeps; what is not a product of matrices is little."""
+    for problem in (transformer(1, 8, 4, width=32, context=16, vocab_size=512), perceptron(1)):
+        loss_auc = lljax.build_loss_auc(problem.loss_fn, optax.sgd(0.1))
+
+        def objective(policy, params, train, desired, loss_auc=loss_auc):
+            # With the gradient by theta_0 no part of the backward sweep is dead code.
+            return loss_auc(policy, params, train, desired)[0]
+
+        both = jax.jit(jax.grad(objective, argnums=(0, 1)))
+        counted = both.lower(*problem.arguments).compile().cost_analysis()["flops"]
+        assert counted == pytest.approx(problem.flops, rel=0.15)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["perceptron", "transformer"])
 def test_every_way_to_a_meta_gradient_gives_the_same(tmp_path, problem):
     ways = ["lljax", "scan", "scan, jax.checkpoint", "mixed-mode VJP", "TorchOpt"]
@@ -38,6 +75,7 @@ def test_every_way_to_a_meta_gradient_gives_the_same(tmp_path, problem):
     assert one["machine"]["versions"]["jax"]
 
 
+@pytest.mark.slow
 def test_every_method_races_the_recipe(tmp_path):
     flags = ("--problems", "perceptron_paper", "--inner-steps", 100, "--outer-steps", 5)
     result = benchmark("time_to_auc", *flags, "--out", tmp_path)
@@ -55,6 +93,7 @@ def test_every_method_races_the_recipe(tmp_path):
     assert (tmp_path / "time_to_auc.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_scaling_fits_exponents(tmp_path):
     benchmark("scaling", "--repeats", 1, "--only", "Perceptron: T", "--out", tmp_path)
     axis = json.loads((tmp_path / "scaling.json").read_text())["Perceptron: T"]
@@ -63,6 +102,7 @@ def test_scaling_fits_exponents(tmp_path):
     assert axis["r_squared"] > 0.9
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_and_parts_are_kept(tmp_path):
     flags = ("--repeats", 1, "--budget-mb", 2, "--out", tmp_path)
     benchmark("memory", "--steps", 50, *flags)
