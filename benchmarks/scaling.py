@@ -1,4 +1,4 @@
-"""How the time of one meta-gradient grows with T, N, K, parameters, length, seeds and support.
+"""How the time of one meta-gradient grows with T, N, K, width, length, seeds and support.
 
     python -m benchmarks.scaling [--repeats 3] [--only AXIS ...] [--out FOLDER]
 
