@@ -66,8 +66,8 @@ def build_loss_auc(
       of an example, a step: 3 without gradient, 11 with it under `StoreStates`, 3 more for each
       level of `RecomputeStates`; of an example without weight 3 in all under "slopes", 0 under
       "skip", in whole micro-batches (under vmap: as many as the run with the most needs). It
-      raises ValueError at trace time when a shape or dtype does not fit, when the derivative with respect to data is asked for, and when the optimiser's update
-      cannot be differentiated.
+      raises ValueError at trace time when a shape or dtype does not fit, when the derivative with
+      respect to data is asked for, and when the optimiser's update cannot be differentiated.
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """

@@ -40,6 +40,7 @@ def test_a_worker_that_dies_is_named():
     worker.close()
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_the_compiler():
     """Of one step with both sweeps; what is not a product of matrices is little."""
     for problem in (transformer(1, 8, 4, width=32, context=16, vocab_size=512), perceptron(1)):

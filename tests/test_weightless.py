@@ -186,11 +186,12 @@ def test_every_example_that_is_wanted_back_comes_back(rate):
     policy = jnp.concatenate([jnp.full(64, 1 / 64), jnp.zeros(64)])[None]
     slopes = jax.random.normal(jax.random.key(0), policy.shape)
     optimizer = lljax.exponentiated_gradient(rate, momentum=0.5, cutoff=0.1)
-    out, state = optimizer.update(slopes, optimizer.init(policy), policy)
+    update = jax.jit(optimizer.update)
+    out, state = update(slopes, optimizer.init(policy), policy)
     wanted = (policy == 0) & (slopes < (policy * slopes).sum())
     assert 10 < wanted.sum() < 60
     np.testing.assert_array_equal((out > 0) & (policy == 0), wanted)
-    again, _ = optimizer.update(slopes, state, out)
+    again, _ = update(slopes, state, out)
     assert (again > 0)[wanted & (slopes < (out * slopes).sum())].all()
     # Small steps move little: an example comes back as softly as others lose their weight.
     assert abs(out - policy).max() < 4 * rate / 64
@@ -201,13 +202,13 @@ def test_weights_above_the_cutoff_move_as_without_one():
     policy = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, 8)), axis=1)
     plain, sparse = (lljax.exponentiated_gradient(0.1, cutoff=cutoff) for cutoff in (0.0, 0.01))
     out, expected = (
-        method.update(slopes, method.init(policy), policy)[0] for method in (sparse, plain)
+        jax.jit(method.update)(slopes, method.init(policy), policy)[0] for method in (sparse, plain)
     )
     np.testing.assert_allclose(out, expected, rtol=1e-13)
     # Nor does a large step overflow in float32.
     large = lljax.exponentiated_gradient(1e4, cutoff=0.1)
     policy = policy.astype(jnp.float32)
-    moved, _ = large.update(slopes.astype(jnp.float32), large.init(policy), policy)
+    moved, _ = jax.jit(large.update)(slopes.astype(jnp.float32), large.init(policy), policy)
     np.testing.assert_array_equal(moved, jax.nn.one_hot(slopes.argmin(axis=1), 8))
 
 
@@ -216,7 +217,7 @@ def test_slopes_that_tie_bring_no_example_back():
     weights = jax.random.uniform(jax.random.key(0), (500, 8)) * (jnp.arange(8) < 5)[None]
     policy = (weights / weights.sum(1, keepdims=True)).astype(jnp.float32)
     slopes = jax.random.normal(jax.random.key(1), (500, 1), jnp.float32) + jnp.zeros((500, 8))
-    out, _ = optimizer.update(slopes, optimizer.init(policy), policy)
+    out, _ = jax.jit(optimizer.update)(slopes, optimizer.init(policy), policy)
     assert (out[:, 5:] == 0).all()
 
 
@@ -237,17 +238,19 @@ def test_a_check_that_is_taken_back_has_looked_at_all_examples(num_steps, looked
         lljax.build_loss_auc, logistic_loss, optax.sgd(0.5), microbatch_size=1
     )
     complete = build(weightless="slopes")
-    result = lljax.optimize_policy(
-        complete,
-        policy,
-        *rest,
-        optimizer=optimizer,
-        num_steps=num_steps,
-        active_loss_auc=build(weightless="skip"),
-        check_every=2,
-    )
+    result = jax.jit(
+        lambda policy: lljax.optimize_policy(
+            complete,
+            policy,
+            *rest,
+            optimizer=optimizer,
+            num_steps=num_steps,
+            active_loss_auc=build(weightless="skip"),
+            check_every=2,
+        )
+    )(policy)
     assert result.accepted.tolist() == [True, False, False][:num_steps]
-    expected, _ = jax.grad(complete, has_aux=True)(result.policy, *rest)
+    expected, _ = jax.jit(jax.grad(complete, has_aux=True))(result.policy, *rest)
     assert np.allclose(result.policy_grad, expected, rtol=1e-9, atol=1e-15) == looked
 
 
