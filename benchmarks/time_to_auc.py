@@ -171,14 +171,15 @@ class Track:
             active = jax.jit(skipping).lower(state, *self.data).compile()
         jax.block_until_ready(state)
         before, complete = time.perf_counter() - started, True
+        refresh = lljax.build_step_control(method).refresh
         for number in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
             started = time.perf_counter()
-            checks_all = number % CHECK_EVERY == 0
+            checks_all = not active_set or number % CHECK_EVERY == 0
             state = (step if checks_all else active)(state, *self.data)
             complete = checks_all if state.accepted else complete
             if checks_all and not complete:
                 _, policy_grad = self._gradient(state.policy, *self.data)
-                state, complete = state._replace(policy_grad=policy_grad), True
+                state, complete = refresh(state, policy_grad), True
             jax.block_until_ready(state)
             seconds = before + time.perf_counter() - started
             before = 0.0

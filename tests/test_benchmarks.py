@@ -112,7 +112,8 @@ def test_memory_stays_flat_and_parts_are_kept(tmp_path):
     assert list(parts) == ["T = 50", "T = 400"]
     found = parts.values()
     for one in found:
-        assert one["budget"]["projection"] == pytest.approx(one["stored"]["projection"], abs=1e-5)
+        apart = abs(one["budget"]["projection"] - one["stored"]["projection"])
+        assert apart <= 1e-5 * one["stored"]["norm"]
     growth = [one[name]["temporary_mb"] for name in ("stored", "budget") for one in found]
     assert growth[1] - growth[0] > 5 * (growth[3] - growth[2])
     assert "| 400 | budget | RecomputeStates" in result.stdout
