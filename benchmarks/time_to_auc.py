@@ -18,6 +18,7 @@ meta-gradients, trials that were taken back too, and not the held-out evaluation
 import argparse
 import dataclasses
 import importlib.util
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -162,32 +163,24 @@ class Track:
         """Our outer loop with step control; the first step's seconds hold the compilation."""
         curve = Curve(*self._uniform)
         started = time.perf_counter()
-        loop = self._loop(method, race, "slopes" if active_set else "full")
+        options = {"active_loss_auc": self.loss_auc("skip"), "check_every": CHECK_EVERY}
+        loop = lljax.build_outer_loop(
+            self.loss_auc("slopes" if active_set else "full"),
+            method,
+            grow=race.grow,
+            **(options if active_set else {}),
+        )
         state = jax.jit(loop.init)(self.start, *self.data)
         step = jax.jit(loop.step).lower(state, *self.data).compile()
-        active = step
-        if active_set:
-            skipping = self._loop(method, race, "skip").step
-            active = jax.jit(skipping).lower(state, *self.data).compile()
         jax.block_until_ready(state)
-        before, complete = time.perf_counter() - started, True
-        refresh = lljax.build_step_control(method).refresh
-        for number in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
+        before = time.perf_counter() - started
+        for _ in tqdm(range(race.steps), desc="outer steps", leave=False):
             started = time.perf_counter()
-            checks_all = not active_set or number % CHECK_EVERY == 0
-            state = (step if checks_all else active)(state, *self.data)
-            complete = checks_all if state.accepted else complete
-            if checks_all and not complete:
-                _, policy_grad = self._gradient(state.policy, *self.data)
-                state, complete = refresh(state, policy_grad), True
-            jax.block_until_ready(state)
+            state = jax.block_until_ready(step(state, *self.data))
             seconds = before + time.perf_counter() - started
             before = 0.0
             curve.add(float(state.auc), self._held_out(state.policy), seconds)
         return curve
-
-    def _loop(self, method, race, weightless):
-        return lljax.build_outer_loop(self.loss_auc(weightless), method, grow=race.grow)
 
 
 def recipe_seconds(track: Track, race: Race, code: PublicCode) -> dict:
@@ -218,7 +211,8 @@ def measure(name: str, code: PublicCode | None, options: argparse.Namespace) -> 
     costs = recipe_seconds(track, race, code) if code else None
     seconds = 0.0
     if costs:
-        seconds = min(costs["meta_gradient"][way] for way in PUBLIC) + costs["projection"]
+        ways = [costs["meta_gradient"][way] for way in PUBLIC if way in costs["meta_gradient"]]
+        seconds = min(ways, default=math.inf) + costs["projection"]
     curves = {
         recipe: track.recipe(rate, race.recipe_steps, seconds)
         for recipe, rate in race.recipes.items()

@@ -11,6 +11,15 @@ from lljax.learning_law import (
 )
 from lljax.loss_auc import build_loss_auc
 from lljax.memory import OffloadStates, RecomputeStates, StoreStates, recompute_within
+from lljax.outer_loop import (
+    OptimizedPolicy,
+    OuterLoop,
+    OuterState,
+    StepControl,
+    build_outer_loop,
+    build_step_control,
+    optimize_policy,
+)
 from lljax.policy import (
     check_policy,
     effective_sample_size,
@@ -19,15 +28,8 @@ from lljax.policy import (
     uniform_policy,
 )
 from lljax.policy_optimizer import (
-    OptimizedPolicy,
-    OuterLoop,
-    OuterState,
     PolicyOptimizer,
-    StepControl,
-    build_outer_loop,
-    build_step_control,
     exponentiated_gradient,
-    optimize_policy,
     projected_gradient,
 )
 from lljax.scaling_law import (

@@ -15,7 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from lljax.experiment.errors import UserError
 from lljax.experiment.meta_gradient import Sweep
 from lljax.experiment.progress import log
-from lljax.policy_optimizer import OuterState
+from lljax.outer_loop import OuterState
 
 
 class Checkpoints:

@@ -26,7 +26,7 @@ from lljax.experiment.problem import Problem, build_problem, fingerprint, policy
 from lljax.experiment.progress import AnalysisProgress, SweepProgress, log
 from lljax.experiment.results import load_results
 from lljax.experiment.workdir import Workdir, write_json, write_npy, write_npz
-from lljax.policy_optimizer import OuterState, StepControl, is_better
+from lljax.outer_loop import OuterState, StepControl, is_better
 
 Metrics = dict[str, Any]
 
@@ -162,7 +162,7 @@ class _Experiment:
                 f"unstable. Lower inner.learning_rate ({self.config.inner.learning_rate})."
             )
         state = self.control.begin(self.uniform, sweep.auc, sweep.policy_grad)
-        self._record(0, state, self._measure(0, state.policy, sweep), started, checkpoints)
+        self._record(0, state, self._measure(state, sweep), started, checkpoints)
         return state
 
     def _outer_step(self, step: int, state: OuterState, checkpoints: Checkpoints) -> OuterState:
@@ -173,13 +173,14 @@ class _Experiment:
 
         sweep = self._sweep(step, self.control.propose(state), better, checkpoints)
         if sweep.backward:
-            state = self.control.take(state, sweep.auc, sweep.policy_grad)
+            complete = self._looks_at_all(step)
+            state = self.control.take(state, sweep.auc, sweep.policy_grad, complete)
         else:
             state = self.control.reject(state, sweep.auc)
         measured = dict(self.metrics[-1])
         if state.accepted:
-            measured = self._measure(step, state.policy, sweep)
-        elif self._looks_at_all(step) and measured["optimality_gap"] is None:
+            measured = self._measure(state, sweep)
+        elif self._looks_at_all(step) and not state.complete:
             look = self._look("all examples", state.policy)
             state = self.control.refresh(state, look.policy_grad)
             measured["optimality_gap"] = _gap(state.policy, look)
@@ -250,7 +251,7 @@ class _Experiment:
         checkpoints.save(step, state, aucs[-1] if best else np.inf)
         self._log_step(line)
 
-    def _measure(self, step: int, policy: jax.Array, sweep: Sweep) -> Metrics:
+    def _measure(self, state: OuterState, sweep: Sweep) -> Metrics:
         conventional = self._analysis(0, self.uniform)
         desired, validation = map(jnp.asarray, (sweep.desired, sweep.curves["validation"]))
         ratios = {
@@ -264,7 +265,7 @@ class _Experiment:
             "desired_acceleration_ratio": number(ratios["desired"]),
             "validation_acceleration_ratio": number(ratios["validation"]),
             # An example that was left out might widen it.
-            "optimality_gap": _gap(policy, sweep) if self._looks_at_all(step) else None,
+            "optimality_gap": _gap(state.policy, sweep) if state.complete else None,
         }
 
     def _log_step(self, line: Metrics) -> None:
