@@ -153,7 +153,15 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    """Of the code: the results that a benchmark has just written change nothing of it."""
+    commit = _git("describe", "--always", "--abbrev=10")
+    changed = _git("diff", "--name-only", "HEAD", "--", ":/", ":!results", ":!*.md")
+    return f"{commit}-dirty" if changed else commit or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
     here = Path(__file__).parent
-    found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    return subprocess.run(
+        command, cwd=here, capture_output=True, text=True, check=False
+    ).stdout.strip()
