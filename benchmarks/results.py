@@ -2,7 +2,7 @@
 
     python -m benchmarks.results [--public-code LMOps/learning_law/src] [--only NAME ...]
 
-About two hours on two CPU cores with every peer installed. Figures, plots and versions lie in
+Three to four hours on two CPU cores with every peer installed. Figures, plots and versions lie in
 benchmarks/results/; what `--only` does not name (with no name: nothing is run) keeps its own.
 """
 
