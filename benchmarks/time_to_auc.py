@@ -163,12 +163,12 @@ class Track:
         """Our outer loop with step control; the first step's seconds hold the compilation."""
         curve = Curve(*self._uniform)
         started = time.perf_counter()
-        options = {"active_loss_auc": self.loss_auc("skip"), "check_every": CHECK_EVERY}
         loop = lljax.build_outer_loop(
             self.loss_auc("slopes" if active_set else "full"),
             method,
             grow=race.grow,
-            **(options if active_set else {}),
+            active_loss_auc=self.loss_auc("skip") if active_set else None,
+            check_every=CHECK_EVERY,
         )
         state = jax.jit(loop.init)(self.start, *self.data)
         step = jax.jit(loop.step).lower(state, *self.data).compile()
@@ -214,11 +214,11 @@ def measure(name: str, code: PublicCode | None, options: argparse.Namespace) -> 
         ways = [costs["meta_gradient"][way] for way in PUBLIC if way in costs["meta_gradient"]]
         seconds = min(ways, default=math.inf) + costs["projection"]
     curves = {
-        recipe: track.recipe(rate, race.recipe_steps, seconds)
-        for recipe, rate in race.recipes.items()
+        method: track.run(optimizer, race, active_set=method.endswith("active set"))
+        for method, optimizer in race.methods.items()
     }
-    for method, optimizer in race.methods.items():
-        curves[method] = track.run(optimizer, race, active_set=method.endswith("active set"))
+    for recipe, rate in race.recipes.items():
+        curves[recipe] = track.recipe(rate, race.recipe_steps, seconds)
     return {
         "costs": costs,
         "recipes": list(race.recipes),
