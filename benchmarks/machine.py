@@ -160,8 +160,6 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    here = Path(__file__).parent
-    return subprocess.run(
-        command, cwd=here, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

@@ -44,10 +44,10 @@ def checkout(path: str) -> Path:
     return source
 
 
-def add_public_code(parser: argparse.ArgumentParser) -> None:
+def add_public_code(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """The option --public-code."""
     about = "learning_law/src of a clone of microsoft/LMOps"
-    parser.add_argument("--public-code", type=checkout, help=about)
+    parser.add_argument("--public-code", type=checkout, required=required, help=about)
 
 
 def import_torch():

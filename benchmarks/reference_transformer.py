@@ -1,8 +1,8 @@
 """The Transformer and its meta-gradient against the paper's public PyTorch code.
 
-    python -m benchmarks.reference_transformer LMOps/learning_law/src
+    python -m benchmarks.reference_transformer --public-code LMOps/learning_law/src
 
-The argument is that folder of a clone of https://github.com/microsoft/LMOps. It needs torch, which
+The option names that folder of a clone of https://github.com/microsoft/LMOps. It needs torch, which
 lljax does not install. One set of weights and tokens goes through both; the losses, their gradient
 and the gradient of the area under the desired-loss curve in the policy are compared in float32,
 relative to the largest entry. Exit status 1 if any differs by more than 1e-5.
@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import lljax
-from benchmarks.public_code import BatchSizes, PublicCode, checkout, flatten
+from benchmarks.public_code import BatchSizes, PublicCode, add_public_code, flatten
 from lljax.models.transformer import (
     PAD,
     TokenSequences,
@@ -33,9 +33,8 @@ NUM_TRAIN, NUM_DESIRED, NUM_STEPS, RATE = 16, 8, 10, 0.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    about = "learning_law/src of a clone of microsoft/LMOps"
-    parser.add_argument("source", type=checkout, help=about)
-    reference = PublicCode(parser.parse_args().source)
+    add_public_code(parser, required=True)
+    reference = PublicCode(parser.parse_args().public_code)
     print(f"lljax (jax {jax.__version__}) against torch {reference.torch.__version__}, float32")
     missed = False
     for initialization in ("torch", "scaled"):

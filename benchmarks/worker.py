@@ -1,7 +1,7 @@
 """One contender in a process of its own, which does one meta-gradient at a time when told to.
 
-Its peak memory is then its own. Lines of JSON on standard
-input and output; started by `benchmarks.meta_gradient`.
+Its peak memory is then its own. It speaks lines of JSON on standard input and output, and is
+started by `benchmarks.meta_gradient`.
 """
 
 import contextlib
