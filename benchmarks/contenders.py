@@ -27,20 +27,25 @@ def lljax_way(**strategy) -> Callable[[Problem], Contender]:
     return build
 
 
-def _sharded(problem: Problem) -> Contender:
-    """`build_loss_auc` with the training examples spread over all devices."""
-    mesh = jax.make_mesh((jax.device_count(),), ("n",), axis_types=(AxisType.Auto,))
+def _sharded(build: Callable[[Problem], Contender]) -> Callable[[Problem], Contender]:
+    """The same with the training examples spread over all devices."""
 
-    def place(tree, *axes):
-        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
+    def build_sharded(problem):
+        mesh = jax.make_mesh((jax.device_count(),), ("n",), axis_types=(AxisType.Auto,))
 
-    spread = problem._replace(
-        policy=place(problem.policy, None, "n"),
-        params=place(problem.params),
-        train=place(problem.train, "n"),
-        desired=place(problem.desired),
-    )
-    return lljax_way()(spread)
+        def place(tree, *axes):
+            return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
+
+        return build(
+            problem._replace(
+                policy=place(problem.policy, None, "n"),
+                params=place(problem.params),
+                train=place(problem.train, "n"),
+                desired=place(problem.desired),
+            )
+        )
+
+    return build_sharded
 
 
 def _scan(scan: Callable, gradient_of: Callable | None = None) -> Callable[[Problem], Contender]:
@@ -116,14 +121,15 @@ def _without_source(build: Callable[[Problem], Contender]):
     return lambda problem, source: build(problem)
 
 
-HOST_DEVICES = "lljax, a device a core"
+HOST_DEVICES = ", a device a core"  # ends the names of contenders that use them
 CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
     "lljax": _without_source(lljax_way()),
-    HOST_DEVICES: _without_source(_sharded),
+    f"lljax{HOST_DEVICES}": _without_source(_sharded(lljax_way())),
     "lljax, micro-batches of 8": _without_source(lljax_way(microbatch_size=8)),
     "lljax, micro-batches of 16": _without_source(lljax_way(microbatch_size=16)),
     "lljax, recomputed": _without_source(lljax_way(memory=lljax.RecomputeStates())),
     "scan": _without_source(_scan(jax.lax.scan)),
+    f"scan{HOST_DEVICES}": _without_source(_sharded(_scan(jax.lax.scan))),
     "scan, jax.checkpoint": _without_source(_scan(_checkpointed_scan)),
     "equinox, checkpointed": _without_source(_equinox),
     "mixed-mode VJP": _without_source(_scan(_checkpointed_scan, _mixed_mode_gradient)),
@@ -141,8 +147,9 @@ def _on_cpu() -> bool:
 
 def fits(name: str, problem: str) -> bool:
     """Whether a contender makes sense for a problem."""
+    on_host_devices = name.endswith(HOST_DEVICES)
     if problem == "perceptron":
-        return "micro-batches" not in name and (name != HOST_DEVICES or _on_cpu())
-    if name == HOST_DEVICES:
+        return "micro-batches" not in name and (not on_host_devices or _on_cpu())
+    if on_host_devices:
         return False  # its matrix products use all cores anyway
     return name != "public code, its batches"  # 64 examples are less than one of its batches

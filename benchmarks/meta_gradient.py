@@ -104,10 +104,11 @@ def measure(
 
 
 def _rounds(names: list[str], repeats: int) -> list[str]:
-    """Every name in every round, each time another one first."""
+    """Every name in every round; who is first goes round among them, in steps as wide as can be."""
     turns = []
+    stride = max(1, len(names) // max(1, repeats))
     for repeat in range(repeats):
-        first = repeat * len(names) // max(repeats, 1)
+        first = repeat * stride % len(names)
         turns += names[first:] + names[:first]
     return turns
 

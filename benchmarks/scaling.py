@@ -4,7 +4,8 @@
 
 The points of an axis take turns. The exponent is the slope of ln(seconds) in ln(size) by least
 squares, with its r^2; 1 is linear. "support" is the share of a policy's entries that are not zero,
-with what `weightless` does. "seeds" are Perceptrons with data of their own in one vmapped call, or
+with what `weightless` does. The Perceptron has 128 inputs, the Transformer the paper's shape where
+nothing else is said. "seeds" are Perceptrons with data of their own in one vmapped call, or
 one after the other on every core; "initialisations" share their data.
 """
 
@@ -29,7 +30,6 @@ from benchmarks.problems import LEARNING_RATE, Problem, perceptron, transformer
 MICROBATCH = 8
 SEED = PartitionSpec("seed")
 SUPPORT_PROBLEM = {"num_steps": 2, "num_train": 80, "num_desired": 4}
-small_transformer = functools.partial(transformer, num_steps=2, num_train=32, num_desired=8)
 
 
 class Axis(NamedTuple):
@@ -88,38 +88,44 @@ def sparse(share: float, weightless: str) -> Callable:
     return way(problem._replace(policy=policy)).gradient
 
 
-def transformer_axis(name: str, sizes: list[float], base: str) -> Axis:
-    return Axis(
-        sizes, lambda size: lljax_way()(small_transformer(**{name: int(size)})).gradient, base
-    )
+ARGUMENTS = {
+    "T": "num_steps",
+    "N": "num_train",
+    "K": "num_desired",
+    "width": "width",
+    "length": "context",
+}
 
 
-def perceptron_axis(name: str, sizes: list[float]) -> Axis:
-    base = "D = 128, N = 4096, K = 512, T = 500"
-    return Axis(
-        sizes,
-        lambda size: lljax_way()(perceptron(**{"num_steps": 500, name: int(size)})).gradient,
-        base,
-    )
+def size_axis(build: Callable[..., Problem], base: dict[str, int], name: str, *sizes: int) -> Axis:
+    """`base`: the sizes, of which the one called `name` is varied."""
+    stays = {key: value for key, value in base.items() if key != name}
+    arguments = {ARGUMENTS[key]: value for key, value in stays.items()}
+
+    def meta_gradient(size):
+        return lljax_way()(build(**arguments, **{ARGUMENTS[name]: size})).gradient
+
+    return Axis(list(sizes), meta_gradient, ", ".join(f"{k} = {v}" for k, v in stays.items()))
 
 
-PAPER_SHAPE = "Transformer of the paper's shape, T = 2, N = 32, K = 8"
-SUPPORT_SHAPE = "Transformer of the paper's shape, T = 2, N = 80, K = 4, micro-batches of 8"
+PERCEPTRON = {"T": 500, "N": 4096, "K": 512}
+TRANSFORMER = {"T": 2, "N": 32, "K": 8, "width": 128, "length": 64}
+SUPPORT_SHAPE = "T = 2, N = 80, K = 4, micro-batches of 8"
 COUNTS = [1, 2, 4, 8, 16]
 OWN_DATA = "T = 500, data of their own"
 SHARES = [1, 0.5, 0.2, 0.1]
 AXES = {
-    "Perceptron: T": perceptron_axis("num_steps", [250, 500, 1000, 2000]),
-    "Perceptron: N": perceptron_axis("num_train", [1024, 2048, 4096, 8192]),
-    "Perceptron: K": perceptron_axis("num_desired", [512, 1024, 2048, 4096]),
+    "Perceptron: T": size_axis(perceptron, PERCEPTRON, "T", 250, 500, 1000, 2000),
+    "Perceptron: N": size_axis(perceptron, PERCEPTRON, "N", 1024, 2048, 4096, 8192),
+    "Perceptron: K": size_axis(perceptron, PERCEPTRON, "K", 512, 1024, 2048, 4096),
     "Perceptron: seeds": Axis(COUNTS, seeds, OWN_DATA),
     "Perceptron: seeds, a core each": Axis(COUNTS, functools.partial(seeds, spread=True), OWN_DATA),
     "Perceptron: initialisations": Axis(COUNTS, initialisations, "T = 500, the same data"),
-    "Transformer: T": transformer_axis("num_steps", [2, 4, 8, 16], PAPER_SHAPE),
-    "Transformer: N": transformer_axis("num_train", [16, 32, 64, 128], PAPER_SHAPE),
-    "Transformer: K": transformer_axis("num_desired", [8, 16, 32, 64], PAPER_SHAPE),
-    "Transformer: width": transformer_axis("width", [64, 128, 256], PAPER_SHAPE),
-    "Transformer: length": transformer_axis("context", [16, 32, 64, 128], PAPER_SHAPE),
+    "Transformer: T": size_axis(transformer, TRANSFORMER, "T", 2, 4, 8, 16),
+    "Transformer: N": size_axis(transformer, TRANSFORMER, "N", 16, 32, 64, 128),
+    "Transformer: K": size_axis(transformer, TRANSFORMER, "K", 8, 16, 32, 64),
+    "Transformer: width": size_axis(transformer, TRANSFORMER, "width", 64, 128, 256),
+    "Transformer: length": size_axis(transformer, TRANSFORMER, "length", 16, 32, 64, 128),
 } | {
     f"Transformer: support, {weightless}": Axis(
         SHARES, functools.partial(sparse, weightless=weightless), SUPPORT_SHAPE
@@ -137,7 +143,6 @@ def measure(axis: Axis, repeats: int) -> dict:
     spread = np.sum((y - y.mean()) ** 2)
     first = seconds[str(axis.sizes[0])]
     return {
-        "base": axis.base,
         "sizes": axis.sizes,
         "seconds": list(seconds.values()),
         "times_the_first": [ratio(values, first) for values in seconds.values()],
@@ -161,7 +166,7 @@ def table(results: dict[str, dict]) -> str:
         )
         lines.append(
             f"| {name} | {points} | {one['exponent']:.2f} | {one['r_squared']:.3f} "
-            f"| {one['base']} |"
+            f"| {AXES[name].base} |"
         )
     return "\n".join(lines)
 

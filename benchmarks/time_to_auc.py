@@ -12,13 +12,16 @@ inner steps and rows and extrapolated to all T: inner steps linearly, rows as if
 processes kept every core busy. A recipe's mark is the lowest AUC that it reaches.
 
 The objective is the desired AUC alone (no train share). Seconds count compilation and all
-meta-gradients, trials that were taken back too, and not the held-out evaluation.
+meta-gradients, trials that were taken back too, and not the held-out evaluation. Ours are of one
+run; those of the recipe's meta-gradient are medians of three. How much sooner is method and code
+together: each of our methods starts at one rate for a problem, found in shorter runs, and step
+control changes it, while the recipe's rates are its own. The seconds of a meta-gradient tell the
+code's part.
 """
 
 import argparse
 import dataclasses
 import importlib.util
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -44,13 +47,18 @@ OURS = "lljax"
 PUBLIC = ("public code, one batch", "public code, its batches")
 
 
+class Method(NamedTuple):
+    optimizer: lljax.PolicyOptimizer
+    active_set: bool = False
+
+
 class Race(NamedTuple):
     """One problem, and the recipes that set its marks."""
 
     recipe_steps: int
     recipes: dict[str, Callable]  # share of the outer steps done -> rate of the AUC's gradient
     steps: int  # outer steps of our methods
-    methods: dict[str, lljax.PolicyOptimizer]
+    methods: dict[str, Method]
     grow: float
     sizes: dict  # of the problem for the public code, where T is a few steps
 
@@ -65,9 +73,9 @@ RACES = {
         },
         steps=40,
         methods={
-            "projected gradient": lljax.projected_gradient(0.2),
-            "exponentiated gradient": EXPONENTIATED(0.3),
-            "exponentiated gradient, momentum": EXPONENTIATED(0.1, momentum=0.8),
+            "projected gradient": Method(lljax.projected_gradient(0.2)),
+            "exponentiated gradient": Method(EXPONENTIATED(0.3)),
+            "exponentiated gradient, momentum": Method(EXPONENTIATED(0.1, momentum=0.8)),
         },
         grow=1.2,
         sizes={"num_steps": 100},
@@ -77,10 +85,10 @@ RACES = {
         recipes={"public recipe, 0.4 falling": lambda done: 0.4 * (1 - done)},
         steps=6,
         methods={
-            "projected gradient": lljax.projected_gradient(0.4),
-            "exponentiated gradient": EXPONENTIATED(0.3),
-            "exponentiated gradient, momentum": EXPONENTIATED(0.3, momentum=0.5),
-            "the same, active set": EXPONENTIATED(0.3, momentum=0.5, cutoff=0.1),
+            "projected gradient": Method(lljax.projected_gradient(0.4)),
+            "exponentiated gradient": Method(EXPONENTIATED(0.3)),
+            "exponentiated gradient, momentum": Method(EXPONENTIATED(0.3, momentum=0.5)),
+            "the same, active set": Method(EXPONENTIATED(0.3, momentum=0.5, cutoff=0.1), True),
         },
         grow=1.1,
         sizes={
@@ -100,16 +108,17 @@ RACES = {
 class Curve:
     """What one method reached, outer step by outer step; index 0 is the uniform policy.
 
-    A method with step control has computed one meta-gradient more than its outer steps.
+    `seconds` is empty where they are not known. A method with step control has computed one
+    meta-gradient more than its outer steps.
     """
 
     def __init__(self, auc: float, held_out: float):
         self.auc, self.held_out, self.seconds = [auc], [held_out], [0.0]
 
-    def add(self, auc: float, held_out: float, seconds: float) -> None:
+    def add(self, auc: float, held_out: float, seconds: float | None) -> None:
         self.auc.append(auc)
         self.held_out.append(held_out)
-        self.seconds.append(self.seconds[-1] + seconds)
+        self.seconds = [] if seconds is None else [*self.seconds, self.seconds[-1] + seconds]
 
 
 class Track:
@@ -147,7 +156,7 @@ class Track:
             weightless=weightless,
         )
 
-    def recipe(self, rate: Callable, num_steps: int, seconds: float) -> Curve:
+    def recipe(self, rate: Callable, num_steps: int, seconds: float | None) -> Curve:
         """The public code's outer loop; each of its steps takes `seconds`."""
         method = lljax.projected_gradient(lambda count: rate(count / num_steps))
         update = jax.jit(method.update)
@@ -159,15 +168,15 @@ class Track:
             curve.add(float(auc), self._held_out(policy), seconds)
         return curve
 
-    def run(self, method: lljax.PolicyOptimizer, race: Race, active_set: bool) -> Curve:
+    def run(self, method: Method, race: Race) -> Curve:
         """Our outer loop with step control; the first step's seconds hold the compilation."""
         curve = Curve(*self._uniform)
         started = time.perf_counter()
         loop = lljax.build_outer_loop(
-            self.loss_auc("slopes" if active_set else "full"),
-            method,
+            self.loss_auc("slopes" if method.active_set else "full"),
+            method.optimizer,
             grow=race.grow,
-            active_loss_auc=self.loss_auc("skip") if active_set else None,
+            active_loss_auc=self.loss_auc("skip") if method.active_set else None,
             check_every=CHECK_EVERY,
         )
         state = jax.jit(loop.init)(self.start, *self.data)
@@ -183,14 +192,19 @@ class Track:
         return curve
 
 
-def recipe_seconds(track: Track, race: Race, code: PublicCode) -> dict:
-    """Seconds of an outer step of the public code, and how far what it computes is from ours."""
+def recipe_costs(track: Track, race: Race, code: PublicCode) -> dict | None:
+    """Seconds of an outer step of the public code, and how far what it computes is from ours.
+
+    None where the public code could not do it.
+    """
     found = meta_gradient.measure(track.task, race.sizes, [OURS, *PUBLIC], 3, code.source)
     num_steps, num_train = track.start.shape
     steps = {
         name: num_steps / found["num_steps"] * statistics.median(one["seconds"])
         for name, one in found["contenders"].items()
     }
+    if not steps.keys() & set(PUBLIC):
+        return None
     noise = np.random.default_rng(0).normal(0, 0.1, (ROWS_PROJECTED, num_train))
     rows = ((1 + noise) / num_train).astype(np.float32)
     projected, row_seconds = code.projection(rows)
@@ -208,15 +222,11 @@ def measure(name: str, code: PublicCode | None, options: argparse.Namespace) -> 
     race, track = RACES[name], Track(name, options.inner_steps)
     if options.outer_steps:
         race = race._replace(steps=options.outer_steps, recipe_steps=options.outer_steps)
-    costs = recipe_seconds(track, race, code) if code else None
-    seconds = 0.0
+    costs, seconds = recipe_costs(track, race, code) if code else None, None
     if costs:
-        ways = [costs["meta_gradient"][way] for way in PUBLIC if way in costs["meta_gradient"]]
-        seconds = min(ways, default=math.inf) + costs["projection"]
-    curves = {
-        method: track.run(optimizer, race, active_set=method.endswith("active set"))
-        for method, optimizer in race.methods.items()
-    }
+        gradients = costs["meta_gradient"]
+        seconds = min(gradients[way] for way in PUBLIC if way in gradients) + costs["projection"]
+    curves = {name: track.run(method, race) for name, method in race.methods.items()}
     for recipe, rate in race.recipes.items():
         curves[recipe] = track.recipe(rate, race.recipe_steps, seconds)
     return {
@@ -243,7 +253,7 @@ def _table_of_problem(problem: str, result: dict) -> str:
             f"Error of gradients {costs['gradient_error']:.1e}, of projections "
             f"{costs['projection_error']:.1e} of 1/N."
         )
-    marks = {name: np.nanmin(curves[name]["auc"]) for name in result["recipes"]}
+    marks = {name: np.nanmin(curves[name]["auc"][1:]) for name in result["recipes"]}
     heads = "".join(f" to {mark:.4f}, {name} |" for name, mark in marks.items())
     lines += [
         "",
@@ -252,8 +262,7 @@ def _table_of_problem(problem: str, result: dict) -> str:
     ]
     for name, curve in curves.items():
         cells = "".join(
-            f" {_way_to(curve, curves[recipe], mark, bool(costs))} |"
-            for recipe, mark in marks.items()
+            f" {_way_to(curve, curves[recipe], mark)} |" for recipe, mark in marks.items()
         )
         lines.append(
             f"| {name} |{cells} {curve['auc'][-1]:.4f} ({len(curve['auc']) - 1} steps) "
@@ -262,14 +271,17 @@ def _table_of_problem(problem: str, result: dict) -> str:
     return "\n".join(lines)
 
 
-def _way_to(curve: dict, recipe: dict, mark: float, timed: bool) -> str:
-    """How soon a curve is where a recipe is best."""
+def _way_to(curve: dict, recipe: dict, mark: float) -> str:
+    """How soon a curve is where a recipe is best: its outer steps, and seconds where known."""
     step, theirs = (_first(one["auc"], mark) for one in (curve, recipe))
     if step is None or theirs is None:
         return "never"
-    seconds = curve["seconds"][step]
-    sooner = f", {recipe['seconds'][theirs] / seconds:.3g} times sooner" if timed else ""
-    return f"{step}: {seconds:.3g} s{sooner}"
+    if not curve["seconds"]:
+        return f"{step}"
+    seconds = f"{step}: {curve['seconds'][step]:.3g} s"
+    if curve is recipe or not recipe["seconds"]:
+        return seconds
+    return f"{seconds}, {recipe['seconds'][theirs] / curve['seconds'][step]:.3g} times sooner"
 
 
 def _first(aucs: list[float], mark: float) -> int | None:
@@ -283,8 +295,9 @@ def plot(results: dict[str, dict]):
         for number, (name, curve) in enumerate(result["curves"].items()):
             steps, seconds = range(len(curve["auc"])), curve["seconds"]
             for axis, x in zip(column, (steps, seconds), strict=True):
-                axis.plot(x, curve["auc"], color=f"C{number}", label=name)
-                axis.plot(x, curve["held_out"], ":", color=f"C{number}")
+                if x:
+                    axis.plot(x, curve["auc"], color=f"C{number}", label=name)
+                    axis.plot(x, curve["held_out"], ":", color=f"C{number}")
         column[0].set_title(f"{problem} (dotted: held out)")
         for axis, label in zip(column, ("outer steps", "seconds"), strict=True):
             axis.set_xscale("symlog" if label == "outer steps" else "log")
@@ -304,11 +317,16 @@ def main() -> None:
     options = parser.parse_args()
     output = Output("time_to_auc", options.out)
     code = None
-    if options.public_code and all(map(importlib.util.find_spec, ("torch", "cvxpy"))):
-        code = PublicCode(options.public_code)
+    packages = [name for name in ("torch", "cvxpy") if not importlib.util.find_spec(name)]
+    missing = [f"pip install {' '.join(packages)}"] if packages else []
+    if not options.public_code:
+        missing.append(
+            "clone https://github.com/microsoft/LMOps, give --public-code LMOps/learning_law/src"
+        )
+    if missing:
+        print(f"The recipe's seconds are left out. To have them: {'; '.join(missing)}")
     else:
-        print("The recipe's seconds are left out. To have them: pip install torch cvxpy, clone")
-        print("https://github.com/microsoft/LMOps, give --public-code LMOps/learning_law/src")
+        code = PublicCode(options.public_code)
     for name in options.problems:
         one = measure(name, code, options)
         print(f"\n{table({name: one})}", flush=True)

@@ -49,7 +49,7 @@ class StepControl(NamedTuple):
     state = control.reject(state, trial_auc)               # else this
     state = control.refresh(state, policy_grad)            # of state.policy, if it is not complete
 
-    `take(..., complete=False)` says that the gradient is one that leaves examples out.
+    `take(..., complete=False)` says that the gradient leaves the examples without weight out.
     """
 
     begin: Callable[[ArrayLike, ArrayLike, ArrayLike], OuterState]
@@ -184,8 +184,9 @@ def build_outer_loop(
       `init(policy, params, train, desired) -> OuterState` and
       `step(state, params, train, desired) -> OuterState`. Cost: a meta-gradient each; a rejected
       step costs only the forward sweep of one (not under vmap, where `lax.cond` runs both sides).
-      With an active set, one meta-gradient more for a check that is taken back, and the entries of
-      `policy_grad` that were not looked at are filled as "skip" says.
+      With an active set, one meta-gradient more for a check that is taken back (under vmap for
+      every check); where `complete` is False, `policy_grad` is filled as "skip" says for the
+      examples that were left out.
     """
     if check_every < 1:
         raise ValueError(f"`check_every` must be at least 1; got {check_every}.")
@@ -221,7 +222,11 @@ def build_outer_loop(
         if active_loss_auc is None:
             return attempt(loss_auc, True, state, *data)
         active = functools.partial(attempt, active_loss_auc, False)
-        return jax.lax.cond((state.trials + 1) % check_every == 0, check, active, state, *data)
+        trials = state.trials + 1
+        after = jax.lax.cond(trials % check_every == 0, check, active, state, *data)
+        # Under vmap what a cond returns differs by run; a count that did would make this cond run
+        # both its sides.
+        return after._replace(trials=trials)
 
     return OuterLoop(init, step)
 
@@ -234,6 +239,7 @@ class OptimizedPolicy(NamedTuple):
     policy_grad: jax.Array  # [T, N]
     auc_history: jax.Array  # [num_steps + 1] AUC of the best policy so far; first: the start
     accepted: jax.Array  # [num_steps] bool
+    complete: jax.Array  # [] bool; False: policy_grad leaves out examples that have no weight
 
 
 def optimize_policy(
@@ -276,7 +282,9 @@ def optimize_policy(
 
     Returns:
       OptimizedPolicy. Cost: num_steps + 1 meta-gradients at most, and with an active set one more
-      for each check that is taken back.
+      for each check that is taken back. With an active set `policy_grad` may leave out examples
+      without weight, as `complete` says; for `optimality_gap` take the gradient of `loss_auc` at
+      the policy then.
 
     Raises:
       ValueError: a shape or dtype does not fit, `optimizer` is no policy optimiser, or (outside
@@ -303,4 +311,4 @@ def optimize_policy(
     start = loop.init(policy, params, train, desired)
     end, (aucs, accepted) = jax.lax.scan(body, start, length=num_steps)
     history = jnp.concatenate([start.auc[None], aucs])
-    return OptimizedPolicy(end.policy, end.auc, end.policy_grad, history, accepted)
+    return OptimizedPolicy(end.policy, end.auc, end.policy_grad, history, accepted, end.complete)

@@ -73,28 +73,59 @@ def test_a_run_leaves_what_it_promises(finished):
 ACTIVE = ("--inner.microbatch-size", "8", "--outer.cutoff", "0.3", "--outer.train-share", "0")
 
 
-def test_an_active_set_ends_where_looking_at_all_examples_does(tmp_path):
+@pytest.fixture(scope="session")
+def active_set(tmp_path_factory):
+    """Workdirs of runs that look at all examples in every outer step, and in every third."""
+    root = tmp_path_factory.mktemp("active")
+    for every in (1, 3):
+        flags = (*SMALL, *ACTIVE, "--outer.check-every", every)
+        result = lljax_command("run", CONFIG, "--workdir", root / str(every), *flags)
+        assert result.returncode == 0, result.stderr
+    return {every: root / str(every) for every in (1, 3)}
+
+
+def test_an_active_set_ends_where_looking_at_all_examples_does(active_set):
     """Its gaps are known where all examples were looked at, and that of the kept policy is."""
     gaps, objectives = {}, {}
-    for every in (1, 3):
-        workdir = tmp_path / str(every)
-        flags = (*SMALL, *ACTIVE, "--outer.check-every", every)
-        result = lljax_command("run", CONFIG, "--workdir", workdir, *flags)
-        assert result.returncode == 0, result.stderr
+    for every, workdir in active_set.items():
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         objectives[every] = [line["objective"] for line in lines]
         gaps[every] = [line["optimality_gap"] for line in lines]
         for before, line in itertools.pairwise(lines):
             looked = line["outer_step"] % every == 0
-            known = looked if line["accepted"] else before["optimality_gap"] is not None
+            same_policy = not line["accepted"]
+            known = looked or (same_policy and before["optimality_gap"] is not None)
             assert (line["optimality_gap"] is not None) == known
         policy = np.load(workdir / "policy.npy", allow_pickle=False)
         assert (policy == 0).mean() > 0.1
         summary = json.loads((workdir / "summary.json").read_text())
         assert summary["learning_law"]["optimized"]["optimality_gap"] > 0
+        assert not (workdir / "look").exists()
     assert None in gaps[3]
     assert objectives[1][-1] < 0.9 * objectives[1][0]
     np.testing.assert_allclose(objectives[3], objectives[1], rtol=1e-2)
+
+
+def test_killed_while_it_looks_at_all_examples_it_goes_on_there(active_set, tmp_path):
+    workdir, undisturbed = tmp_path / "killed", active_set[3]
+    flags = (*SMALL, *ACTIVE, "--outer.check-every", "3", "--outer.checkpoint-seconds", "0")
+    arguments = ("run", CONFIG, "--workdir", workdir, *flags)
+    with start_to_be_killed(*arguments) as process:
+        while not any(path.name.isdigit() for path in workdir.glob("look/*")):
+            assert process.poll() is None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+    result = lljax_command(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "continuing within look at all examples, outer step 9, after" in result.stderr
+    assert (workdir / "policy.npy").read_bytes() == (undisturbed / "policy.npy").read_bytes()
+    laws = [
+        json.loads((folder / "summary.json").read_text())["learning_law"]
+        for folder in (workdir, undisturbed)
+    ]
+    assert laws[0] == laws[1]
 
 
 def test_the_summary_is_true(finished):

@@ -1,5 +1,6 @@
 """Examples without weight: what they may cost, and that leaving them out changes nothing."""
 
+import collections
 import functools
 
 import chex
@@ -276,5 +277,55 @@ def test_an_active_set_ends_where_the_whole_set_does(method):
     assert dense.auc < 0.97 * dense.auc_history[0]
     assert abs(active.auc - dense.auc) <= 1e-3 * dense.auc
     assert (active.policy > 0).mean() < 0.5
+    assert (dense.complete, active.complete) == (True, True)  # the 60th step is a check
     with pytest.raises(ValueError, match="`check_every` must be at least 1; got 0"):
         optimise(check_every=0)
+
+
+def test_under_vmap_an_active_set_is_looked_at_all_only_in_checks():
+    _, params, train, desired = make_logistic(num_steps=5, num_train=40, num_desired=16)
+    policy = lljax.uniform_policy(5, 40, jnp.float64)
+    build = functools.partial(
+        lljax.build_loss_auc, logistic_loss, optax.sgd(0.5), microbatch_size=MICROBATCH
+    )
+    calls = collections.Counter()
+
+    def counted(weightless):
+        loss_auc = build(weightless=weightless)
+
+        def count_and_compute(*arguments):
+            jax.debug.callback(lambda: calls.update([weightless]))
+            return loss_auc(*arguments)
+
+        return count_and_compute
+
+    def optimise(whole, active, factor):
+        return lljax.optimize_policy(
+            whole,
+            policy,
+            jax.tree.map(lambda leaf: factor * leaf, params),
+            train,
+            desired,
+            optimizer=lljax.exponentiated_gradient(2.0, cutoff=0.3),
+            num_steps=5,
+            active_loss_auc=active,
+            check_every=2,
+        )
+
+    factors = jnp.array([0.0, 1.0, -3.0])
+    run = functools.partial(optimise, counted("slopes"), counted("skip"))
+    found = jax.jit(jax.vmap(run))(factors)
+    jax.effects_barrier()
+    # The start, two checks, and the look that a check which is taken back needs.
+    assert calls == {"slopes": 5, "skip": 3}
+    alone = jax.jit(
+        functools.partial(optimise, build(weightless="slopes"), build(weightless="skip"))
+    )
+    gradient = jax.jit(jax.grad(build(), has_aux=True))
+    for index, factor in enumerate(factors):
+        expected = alone(factor)
+        one = jax.tree.map(lambda leaf, index=index: leaf[index], found)
+        chex.assert_trees_all_close(one, expected, rtol=1e-9)
+        start = jax.tree.map(lambda leaf, factor=factor: factor * leaf, params)
+        whole, _ = gradient(one.policy, start, train, desired)
+        assert np.allclose(one.policy_grad, whole, rtol=1e-9, atol=1e-15) == one.complete

@@ -99,11 +99,11 @@ class SweepCheckpoints:
     """The newest state of the meta-gradient that an outer step is computing.
 
     Written at most every `every` seconds, and seldom enough that writing takes under a twentieth of
-    the time; after each segment where `every` is 0.
+    the time; after each segment where `every` is 0. `label` names such meta-gradients to people.
     """
 
-    def __init__(self, folder: Path, every: float):
-        self._folder, self._every = folder, every
+    def __init__(self, folder: Path, every: float, label: str = "outer step"):
+        self._folder, self._every, self.label = folder, every, label
         self._last, self._took = time.monotonic(), 0.0
 
     def _open(self) -> ocp.CheckpointManager:
@@ -128,6 +128,7 @@ class SweepCheckpoints:
 
     def restore(self, outer_step: int, template: Sweep) -> Sweep | None:
         """The saved sweep of this outer step; None when there is none that can be read."""
+        self._last = time.monotonic()  # a sweep that is over sooner needs no file
         if not self._folder.exists():
             return None
         with self._open() as manager:
@@ -139,7 +140,7 @@ class SweepCheckpoints:
                 except Exception as error:
                     log(
                         f"warning: {self._folder / str(number)} cannot be read "
-                        f"({type(error).__name__}); outer step {outer_step} begins again"
+                        f"({type(error).__name__}); {self.label} {outer_step} begins again"
                     )
         self.clear()  # orbax would save nothing below the number of what is there
         return None

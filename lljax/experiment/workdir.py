@@ -34,6 +34,7 @@ class Workdir:
         self.metrics = root / "metrics.jsonl"
         self.checkpoints = root / "checkpoints"
         self.sweep = root / "sweep"
+        self.look = root / "look"
         self.snapshots = root / "snapshots"
         self.policy = root / "policy.npy"
         self.analysis = root / "analysis.npz"
