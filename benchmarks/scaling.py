@@ -4,9 +4,9 @@
 
 The points of an axis take turns. The exponent is the slope of ln(seconds) in ln(size) by least
 squares, with its r^2; 1 is linear. "support" is the share of a policy's entries that are not zero,
-with what `weightless` does. The Perceptron has 128 inputs, the Transformer the paper's shape where
-nothing else is said. "seeds" are Perceptrons with data of their own in one vmapped call, or
-one after the other on every core; "initialisations" share their data.
+with what `weightless` does. "seeds" are Perceptrons with data of their own in one vmapped call, or
+one after the other on every core; "initialisations" share their data. The Perceptron has 128
+inputs, the Transformer the paper's shape where nothing else is said.
 """
 
 import argparse

@@ -43,6 +43,17 @@ def start_to_be_killed(*arguments, stderr=subprocess.PIPE):
     )
 
 
+def kill_when(condition, *arguments):
+    """Starts a command and kills it, with SIGKILL, once the condition holds."""
+    with start_to_be_killed(*arguments) as process:
+        while not condition():
+            assert process.poll() is None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The workdir of an undisturbed run."""
@@ -110,13 +121,7 @@ def test_killed_while_it_looks_at_all_examples_it_goes_on_there(active_set, tmp_
     workdir, undisturbed = tmp_path / "killed", active_set[3]
     flags = (*SMALL, *ACTIVE, "--outer.check-every", "3", "--outer.checkpoint-seconds", "0")
     arguments = ("run", CONFIG, "--workdir", workdir, *flags)
-    with start_to_be_killed(*arguments) as process:
-        while not any(path.name.isdigit() for path in workdir.glob("look/*")):
-            assert process.poll() is None
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.stderr.close()
-        process.wait()
+    kill_when(lambda: any(path.name.isdigit() for path in workdir.glob("look/*")), *arguments)
     result = lljax_command(*arguments)
     assert result.returncode == 0, result.stderr
     assert "continuing within look at all examples, outer step 9, after" in result.stderr
@@ -223,14 +228,8 @@ def test_where_states_are_kept_changes_no_bit(finished, tmp_path, memory):
 def test_killed_inside_an_outer_step_it_goes_on_inside(finished, tmp_path, segments):
     workdir = tmp_path / "killed"
     arguments = ("run", CONFIG, "--workdir", workdir, *SMALL, "--outer.checkpoint-seconds", "0")
-    with start_to_be_killed(*arguments) as process:
-        wanted = workdir / "sweep" / str(2 * 14 + segments)  # C + 1 = 7 states, twice a step
-        while not wanted.exists():
-            assert process.poll() is None
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.stderr.close()
-        process.wait()
+    wanted = workdir / "sweep" / str(2 * 14 + segments)  # C + 1 = 7 states, twice a step
+    kill_when(wanted.exists, *arguments)
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
     result = lljax_command(*arguments)
