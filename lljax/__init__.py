@@ -31,6 +31,7 @@ from lljax.policy_optimizer import (
     PolicyOptimizer,
     exponentiated_gradient,
     projected_gradient,
+    smoothed,
 )
 from lljax.scaling_law import (
     ScalingLaw,
@@ -79,6 +80,7 @@ __all__ = [
     "recompute_within",
     "redundant_share",
     "scaling_law_improvement",
+    "smoothed",
     "uniform_policy",
     "unroll",
     "zero_weight_share",

@@ -127,6 +127,43 @@ def exponentiated_gradient(
     return PolicyOptimizer(init, update, restart)
 
 
+def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
+    """The same method on a meta-gradient that is averaged over neighbouring inner steps.
+
+      g_t <- (g_{t-1} + 2 g_t + g_{t+1}) / 4, so many times, with g_{-1} = g_0 and g_T = g_{T-1}
+
+    Where the inner training is at the edge of stability, it oscillates from step to step along its
+    sharpest direction, and so does its meta-gradient: nearly all of it can have the period of two
+    steps. Following that part makes the oscillation resonate and soon the AUC worse. A pass removes
+    it wholly, and leaves what varies slowly over t. The deviation of the weights of the mean is
+    sqrt(passes / 2) inner steps.
+
+    >>> import jax.numpy as jnp, lljax
+    >>> optimizer = lljax.smoothed(lljax.exponentiated_gradient(0.5), passes=1)
+    >>> policy = lljax.uniform_policy(num_steps=3, num_examples=2)
+    >>> oscillating = jnp.array([[1., 0.], [0., 1.], [1., 0.]])
+    >>> policy, state = optimizer.update(oscillating, optimizer.init(policy), policy)
+    >>> policy[1].tolist()
+    [0.5, 0.5]
+
+    Args:
+      optimizer: the method.
+      passes: how often, at least 1; 8 is a good start. Cost: O(T N) each.
+    """
+    if not (isinstance(passes, int) and passes >= 1):
+        raise ValueError(f"`passes` must be a whole number, at least 1; got {passes!r}.")
+
+    def average(_, grad):
+        wider = jnp.concatenate([grad[:1], grad, grad[-1:]])
+        return (wider[:-2] + 2 * grad + wider[2:]) / 4
+
+    def update(policy_grad, state, policy, scale=1.0):
+        mean = jax.lax.fori_loop(0, passes, average, policy_grad)
+        return optimizer.update(mean, state, policy, scale)
+
+    return optimizer._replace(update=update)
+
+
 def _step_with_zeros(policy: jax.Array, step: jax.Array, least: float) -> jax.Array:
     """Mirror descent whose map is the entropy above `least`, and its tangent parabola below."""
     shares = policy / least

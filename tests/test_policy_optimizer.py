@@ -11,6 +11,7 @@ METHODS = {
     "projected_gradient": lljax.projected_gradient(0.5),
     "exponentiated_gradient": lljax.exponentiated_gradient(0.3),
     "with_momentum": lljax.exponentiated_gradient(0.1, momentum=0.8),
+    "smoothed": lljax.smoothed(lljax.exponentiated_gradient(0.3), passes=3),
 }
 
 
@@ -68,6 +69,24 @@ def test_schedules_and_scale_multiply_the_rate():
         np.testing.assert_allclose(first, expected)
         second, _ = scheduled.update(gradient, state, policy)
         np.testing.assert_allclose(second, expected)
+
+
+@pytest.mark.parametrize("method", [lljax.projected_gradient, lljax.exponentiated_gradient])
+def test_smoothing_averages_over_neighbouring_steps(method):
+    policy = jax.nn.softmax(jax.random.normal(jax.random.key(0), (7, 5), jnp.float64))
+    gradient = jax.random.normal(jax.random.key(1), (7, 5), jnp.float64)
+    mean = np.asarray(gradient)
+    for _ in range(2):
+        padded = np.pad(mean, ((1, 1), (0, 0)), mode="edge")
+        mean = np.stack([np.convolve(column, [0.25, 0.5, 0.25], "valid") for column in padded.T], 1)
+    plain, smooth = method(0.1), lljax.smoothed(method(0.1), passes=2)
+    expected, _ = plain.update(mean, plain.init(policy), policy)
+    found, _ = smooth.update(gradient, smooth.init(policy), policy)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+    oscillating = gradient[:1] * (-1.0) ** jnp.arange(7)[:, None]
+    found, _ = smooth.update(oscillating, smooth.init(policy), policy)
+    np.testing.assert_allclose(found[2:-2], policy[2:-2], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -172,5 +191,7 @@ def test_bad_arguments_are_named():
         lljax.optimize_policy(loss_auc, policy, *rest, optimizer=optax.sgd(0.1), num_steps=1)
     with pytest.raises(ValueError, match="`momentum`"):
         lljax.exponentiated_gradient(0.1, momentum=1.0)
+    with pytest.raises(ValueError, match="`passes` must be a whole number, at least 1; got 0"):
+        lljax.smoothed(optimizer, 0)
     with pytest.raises(ValueError, match="`shrink`"):
         lljax.build_outer_loop(loss_auc, optimizer, shrink=2.0)

@@ -345,6 +345,7 @@ def assert_refused(result, *words, status=2):
         (("run", CONFIG, "--data.num-train", "0"), ["data.num_train", "at least 1"]),
         (("run", CONFIG, "--inner.learning-rate", "nan"), ["inner.learning_rate", "> 0"]),
         (("run", CONFIG, "--outer.method", "sgd"), ["projected_gradient"]),
+        (("run", CONFIG, "--outer.smoothing", "-1"), ["outer.smoothing", "at least 0", "got -1"]),
         (("run", "README.md"), ["Python file"]),
         (("fly",), ["no command `fly`"]),
         (("report", "/nonexistent/folder"), ["/nonexistent/folder"]),

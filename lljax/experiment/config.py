@@ -98,6 +98,9 @@ class OuterConfig:
     cutoff: float = 0.0
     """Of exponentiated_gradient: weights below this share of the uniform weight move in a straight
     line, so that they become exactly 0, until an example's slope wants it back."""
+    smoothing: int = 0
+    """Passes that average a meta-gradient over neighbouring inner steps, (1, 2, 1) / 4 each: for an
+    inner training at the edge of stability, whose loss zig-zags from step to step."""
     check_every: int | None = None
     """Leave the examples without weight out of the meta-gradients, but for each so-many-th outer
     step, when all are looked at: the cost follows the policy's support. When not given, all of them
@@ -119,6 +122,7 @@ class OuterConfig:
         _require_positive("outer.learning_rate", self.learning_rate)
         _require(0 <= self.momentum < 1, "outer.momentum", "in [0, 1)", self.momentum)
         _require(0 <= self.cutoff < 1, "outer.cutoff", "in [0, 1)", self.cutoff)
+        _require(self.smoothing >= 0, "outer.smoothing", "at least 0", self.smoothing)
         every = self.check_every
         _require(every is None or every >= 1, "outer.check_every", "at least 1", every)
         _require(

@@ -128,10 +128,12 @@ def perceptron_loss(theta: jax.Array, batch: LabelledInputs) -> jax.Array:
 
 def policy_optimizer(config: OuterConfig) -> lljax.PolicyOptimizer:
     if config.method == "projected_gradient":
-        return lljax.projected_gradient(config.learning_rate)
-    return lljax.exponentiated_gradient(
-        config.learning_rate, momentum=config.momentum, cutoff=config.cutoff
-    )
+        optimizer = lljax.projected_gradient(config.learning_rate)
+    else:
+        optimizer = lljax.exponentiated_gradient(
+            config.learning_rate, momentum=config.momentum, cutoff=config.cutoff
+        )
+    return lljax.smoothed(optimizer, config.smoothing) if config.smoothing else optimizer
 
 
 def _perceptron(config: PerceptronConfig) -> _Task:
