@@ -87,12 +87,18 @@ RACES = {
         methods={
             "projected gradient": Method(lljax.projected_gradient(0.4), 1.1),
             "exponentiated gradient": Method(EXPONENTIATED(0.3), 1.1),
-            "exponentiated gradient, momentum": Method(EXPONENTIATED(0.3, momentum=0.5), 1.1),
-            "the same, active set": Method(
-                EXPONENTIATED(0.3, momentum=0.5, cutoff=0.1), 1.1, active_set=True
-            ),
-            "exponentiated gradient, smoothed, falling": Method(
+            "exponentiated gradient, smoothed": Method(
                 lljax.smoothed(EXPONENTIATED(optax.linear_schedule(0.6, 0.1, 6)), passes=8), 1.0
+            ),
+            "exponentiated gradient, smoothed, momentum": Method(
+                lljax.smoothed(
+                    EXPONENTIATED(optax.linear_schedule(0.5, 0.1, 6), momentum=0.3), passes=8
+                ),
+                1.0,
+            ),
+            "exponentiated gradient, momentum": Method(EXPONENTIATED(0.3, momentum=0.5), 1.1),
+            "exponentiated gradient, momentum, active set": Method(
+                EXPONENTIATED(0.3, momentum=0.5, cutoff=0.1), 1.1, active_set=True
             ),
         },
         sizes={
