@@ -133,10 +133,11 @@ def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
       g_t <- (g_{t-1} + 2 g_t + g_{t+1}) / 4, so many times, with g_{-1} = g_0 and g_T = g_{T-1}
 
     Where the inner training is at the edge of stability, it oscillates from step to step along its
-    sharpest direction, and so does its meta-gradient: nearly all of it can have the period of two
-    steps. Following that part makes the oscillation resonate and soon the AUC worse. A pass removes
-    it wholly, and leaves what varies slowly over t. The deviation of the weights of the mean is
-    sqrt(passes / 2) inner steps.
+    sharpest direction, and so can its meta-gradient: most of it then has a period near two steps,
+    and without that part a step of the policy may be longer. A pass removes the period of two
+    wholly, and leaves what varies slowly over t. The deviation of the weights of the mean is
+    sqrt(passes / 2) inner steps. With an active set, what stands for the unknown slopes of examples
+    that were left out is averaged like a slope.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.smoothed(lljax.exponentiated_gradient(0.5), passes=1)
