@@ -63,7 +63,13 @@ def compare(num_steps: int, options: argparse.Namespace) -> dict:
         for strategy in (STORED, BUDGETED):
             command = [sys.executable, "-m", "benchmarks.memory", "--measure", strategy]
             command += ["--budget-mb", str(options.budget_mb), "--steps", str(num_steps)]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            output = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+            if output.returncode:
+                sys.exit(
+                    f"T = {num_steps}, {strategy}: the process that measures it ended with status "
+                    f"{output.returncode} (-9: killed, out of memory?). What was measured before "
+                    f"is kept; smaller T: --steps"
+                )
             one = json.loads(output.stdout)
             one["seconds"] = [*found.get(strategy, {"seconds": []})["seconds"], one["seconds"]]
             found[strategy] = one
@@ -95,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--budget-mb", type=float, default=24.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    Output.add_repeats(parser, 3)
     Output.add_option(parser)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()

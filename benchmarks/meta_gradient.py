@@ -3,10 +3,11 @@
     python -m benchmarks.meta_gradient [--problems perceptron transformer] [--repeats 5]
         [--public-code LMOps/learning_law/src] [--only NAME ...] [--steps T] [--out FOLDER]
 
-Each way runs in a process of its own and they take turns, each round in another order, so that a
-slow moment of the machine hits all of them; ratios are medians of ratios within a round. A product
-of square matrices runs before and after every turn: the share of the peak is model FLOP/s (what an
-algorithm that keeps no activations needs, not what a way repeats) over the speed of that product.
+Each way runs in a process of its own and they take turns, in every round in another random order,
+so that a slow moment of the machine, or what a way leaves behind, hits all of them; ratios are
+medians of ratios within a round. A product of square matrices runs before every turn: the share of
+the peak is model FLOP/s (what an algorithm that keeps no activations needs, not what a way
+repeats) over the median speed of the products of that round.
 The error is the largest deviation from a float64 gradient, which a plain differentiated scan
 computes, over the largest entry. Peers that are not installed are left out, with a line saying how
 to get them.
@@ -17,6 +18,7 @@ environment sets those of all ways, PyTorch's too, and of the yardstick.
 
 import argparse
 import contextlib
+import random
 import statistics
 import sys
 import tempfile
@@ -70,25 +72,23 @@ def measure(
                 print(f"{ended}; left out", file=sys.stderr)
                 continue
             error = float(np.abs(gradient - expected).max() / np.abs(expected).max())
-            figures = {"peak_bytes": peak, "error": error, "seconds": [], "product_seconds": []}
+            figures = {"peak_bytes": peak, "error": error, "seconds": []}
             results[name], workers[name] = ready | figures, worker
-        rounds = _rounds(list(workers), repeats)
-        for name in tqdm(rounds, desc=f"{problem_name}: turns", leave=False):
-            if name not in results:
-                continue
-            # The yardstick has its turns around every way: a machine's speed drifts.
-            before = product.ask()["seconds"]
-            try:
-                seconds = workers[name].ask()["seconds"]
-            except WorkerEndedError as ended:
-                print(f"{ended}; left out", file=sys.stderr)
-                del results[name]
-                continue
-            results[name]["seconds"].append(seconds)
-            product_seconds = (before + product.ask()["seconds"]) / 2
-            results[name]["product_seconds"].append(product_seconds)
+        shuffle, product_seconds = random.Random(0), []
+        for _ in tqdm(range(repeats), desc=f"{problem_name}: rounds", leave=False):
+            if not results:
+                break
+            of_round = []
+            for name in shuffle.sample(list(results), len(results)):
+                of_round.append(product.ask()["seconds"])
+                try:
+                    results[name]["seconds"].append(workers[name].ask()["seconds"])
+                except WorkerEndedError as ended:
+                    print(f"{ended}; left out", file=sys.stderr)
+                    del results[name]
+            product_seconds.append(statistics.median(of_round))
+    speed = [product_flops / seconds for seconds in product_seconds]
     for result in results.values():
-        speed = [product_flops / seconds for seconds in result["product_seconds"]]
         achieved = [problem.flops / seconds for seconds in result["seconds"]]
         result["flops_per_second"] = statistics.median(achieved)
         result["share_of_peak"] = ratio(achieved, speed)
@@ -99,18 +99,9 @@ def measure(
         "tokens": problem.tokens,
         "flops": problem.flops,
         "product_flops": product_flops,
+        "product_seconds": product_seconds,
         "contenders": results,
     }
-
-
-def _rounds(names: list[str], repeats: int) -> list[str]:
-    """Every name in every round; who is first goes round among them, in steps as wide as can be."""
-    turns = []
-    stride = max(1, len(names) // max(1, repeats))
-    for repeat in range(repeats):
-        first = repeat * stride % len(names)
-        turns += names[first:] + names[:first]
-    return turns
 
 
 def _ask_gradient(worker: Worker, folder: str) -> tuple[np.ndarray, int]:
@@ -127,14 +118,12 @@ def table(results: dict[str, dict]) -> str:
 def _table_of_problem(problem: str, result: dict) -> str:
     steps, examples = result["num_steps"], result["num_train"]
     product_speed = [
-        result["product_flops"] / seconds / 1e9
-        for one in result["contenders"].values()
-        for seconds in one["product_seconds"]
+        result["product_flops"] / seconds / 1e9 for seconds in result["product_seconds"]
     ]
     lines = [
         f"{problem}: T = {steps}, N = {examples}, K = {result['num_desired']}; "
         f"{result['flops'] / steps / 1e9:.3g} GFLOP a step; the square matrix product does "
-        f"{span(product_speed)} GFLOP/s",
+        f"{span(product_speed)} GFLOP/s; {len(product_speed)} rounds",
         "",
         "| | compile s | ms a step, min / median / max | lljax is faster by | examples/s "
         "| tokens/s | GFLOP/s | of peak | peak MB | error |",
@@ -184,7 +173,7 @@ def plot(results: dict[str, dict]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    parser.add_argument("--repeats", type=int, default=5)
+    Output.add_repeats(parser, 5)
     add_public_code(parser)
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--steps", type=int, help="T; 2000 and 8 when left out")
@@ -194,10 +183,15 @@ def main() -> None:
     sizes = {"num_steps": options.steps} if options.steps else {}
     for name in options.problems:
         ways = [way for way in options.only or CONTENDERS if fits(way, name)]
+        if not ways:
+            print(f"{name}: none of --only is for it; left out", file=sys.stderr)
+            continue
         one = measure(name, sizes, ways, options.repeats, options.public_code)
-        print(f"\n{table({name: one})}", flush=True)
-        output.add(name, one)
-    output.draw(plot)
+        if one["contenders"]:
+            print(f"\n{table({name: one})}", flush=True)
+            output.add(name, one)
+    if output.results:
+        output.draw(plot)
 
 
 if __name__ == "__main__":

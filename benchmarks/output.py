@@ -32,6 +32,15 @@ class Output:
             help="folder for a JSON file, where parts not run now stay, and a plot",
         )
 
+    @staticmethod
+    def add_repeats(parser: argparse.ArgumentParser, default: int) -> None:
+        def positive(text):
+            if (count := int(text)) < 1:
+                raise ValueError(text)
+            return count
+
+        parser.add_argument("--repeats", type=positive, default=default)
+
     def add(self, part: str, result: dict) -> None:
         self.results[part] = result | {"machine": self._machine}
         if self._path is None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 import lljax
 from lljax.data.teacher_student import make_teacher_student
+from lljax.experiment.config import ExperimentConfig
 from lljax.experiment.problem import perceptron_loss
 from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
 from lljax.types import Batch, LossFn, Params
@@ -138,3 +139,19 @@ def transformer(
 
 
 PROBLEMS = {"perceptron": perceptron, "transformer": transformer}
+
+
+def problem_sizes(config: ExperimentConfig) -> dict[str, int]:
+    """The sizes of a config's problem as the arguments of a benchmark's."""
+    data = config.data
+    sizes = {"num_train": data.num_train, "num_desired": data.num_desired}
+    if config.task == "perceptron":
+        return sizes | {"dim": data.dim}
+    model = config.model
+    return sizes | {
+        "width": model.width,
+        "num_layers": model.num_layers,
+        "num_heads": model.num_heads,
+        "context": data.context,
+        "vocab_size": data.vocab_size,
+    }

@@ -143,6 +143,7 @@ def measure(axis: Axis, repeats: int) -> dict:
     spread = np.sum((y - y.mean()) ** 2)
     first = seconds[str(axis.sizes[0])]
     return {
+        "base": axis.base,
         "sizes": axis.sizes,
         "seconds": list(seconds.values()),
         "times_the_first": [ratio(values, first) for values in seconds.values()],
@@ -166,7 +167,7 @@ def table(results: dict[str, dict]) -> str:
         )
         lines.append(
             f"| {name} | {points} | {one['exponent']:.2f} | {one['r_squared']:.3f} "
-            f"| {AXES[name].base} |"
+            f"| {one['base']} |"
         )
     return "\n".join(lines)
 
@@ -194,7 +195,7 @@ def plot(results: dict[str, dict]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    Output.add_repeats(parser, 3)
     parser.add_argument("--only", nargs="+", choices=list(AXES), metavar="AXIS", default=list(AXES))
     Output.add_option(parser)
     options = parser.parse_args()

@@ -13,10 +13,12 @@ processes kept every core busy. A recipe's mark is the lowest AUC that it reache
 
 The objective is the desired AUC alone (no train share). Seconds count compilation and all
 meta-gradients, trials that were taken back too, and not the held-out evaluation. Ours are of one
-run; those of the recipe's meta-gradient are medians of three. How much sooner is method and code
-together: the rates of our methods were found in other runs of the same problem (LOG.md), while the
-recipe's are its own; what the search for a rate costs is in neither. The seconds of a meta-gradient
-tell the code's part.
+run. The recipe's outer step (medians of three) is measured before and after each of our methods,
+since a machine's speed drifts, and how much sooner a method is rests on the two beside it. That is
+method and code together: the rates of our methods were found in other runs of the same problem
+(LOG.md), while the recipe's are its own; what the search for a rate costs is in neither. The
+seconds of a meta-gradient tell the code's part. An active set leaves whole micro-batches out, and
+has them half as large.
 """
 
 import argparse
@@ -26,104 +28,38 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 import lljax
 from benchmarks import meta_gradient
-from benchmarks.machine import num_cores
+from benchmarks.machine import num_cores, span
 from benchmarks.output import Output, subplots
+from benchmarks.problems import problem_sizes
 from benchmarks.public_code import PublicCode, add_public_code
+from benchmarks.races import RACES, Method, Race
 from lljax.experiment.config import load_config
 from lljax.experiment.problem import Problem, build_problem
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ROWS_PROJECTED = 4
 CHECK_EVERY = 4  # outer steps from one look at all examples to the next, with an active set
-OURS = "lljax"
 PUBLIC = ("public code, one batch", "public code, its batches")
-
-
-class Method(NamedTuple):
-    optimizer: lljax.PolicyOptimizer
-    grow: float
-    active_set: bool = False
-
-
-class Race(NamedTuple):
-    """One problem, and the recipes that set its marks."""
-
-    recipe_steps: int
-    recipes: dict[str, Callable]  # share of the outer steps done -> rate of the AUC's gradient
-    steps: int  # outer steps of our methods
-    methods: dict[str, Method]
-    sizes: dict  # of the problem for the public code, where T is a few steps
-
-
-EXPONENTIATED = lljax.exponentiated_gradient
-RACES = {
-    "perceptron_paper": Race(
-        recipe_steps=500,
-        recipes={
-            "public recipe, 0.001 falling": lambda done: 0.001 * (1 - done),
-            "public recipe, 0.01 of the text": lambda done: 0.01,
-        },
-        steps=40,
-        methods={
-            "projected gradient": Method(lljax.projected_gradient(0.2), 1.2),
-            "exponentiated gradient": Method(EXPONENTIATED(0.3), 1.2),
-            "exponentiated gradient, momentum": Method(EXPONENTIATED(0.1, momentum=0.8), 1.2),
-        },
-        sizes={"num_steps": 100},
-    ),
-    "transformer_small": Race(
-        recipe_steps=20,
-        recipes={"public recipe, 0.4 falling": lambda done: 0.4 * (1 - done)},
-        steps=6,
-        methods={
-            "projected gradient": Method(lljax.projected_gradient(0.4), 1.1),
-            "exponentiated gradient": Method(EXPONENTIATED(0.3), 1.1),
-            "exponentiated gradient, smoothed": Method(
-                lljax.smoothed(EXPONENTIATED(optax.linear_schedule(0.6, 0.1, 6)), passes=8), 1.0
-            ),
-            "exponentiated gradient, smoothed, momentum": Method(
-                lljax.smoothed(
-                    EXPONENTIATED(optax.linear_schedule(0.5, 0.1, 6), momentum=0.3), passes=8
-                ),
-                1.0,
-            ),
-            "exponentiated gradient, momentum": Method(EXPONENTIATED(0.3, momentum=0.5), 1.1),
-            "exponentiated gradient, momentum, active set": Method(
-                EXPONENTIATED(0.3, momentum=0.5, cutoff=0.1), 1.1, active_set=True
-            ),
-        },
-        sizes={
-            "num_steps": 8,
-            "num_train": 512,
-            "num_desired": 384,
-            "width": 32,
-            "num_layers": 1,
-            "num_heads": 4,
-            "context": 24,
-            "vocab_size": 256,
-        },
-    ),
-}
 
 
 class Curve:
     """What one method reached, outer step by outer step; index 0 is the uniform policy.
 
     `seconds` is empty where they are not known. A method with step control has computed one
-    meta-gradient more than its outer steps.
+    meta-gradient more than its outer steps. `recipe_step` is what an outer step of the recipe took
+    at about the same time, in seconds.
     """
 
     def __init__(self, auc: float, held_out: float):
         self.auc, self.held_out, self.seconds = [auc], [held_out], [0.0]
+        self.recipe_step: float | None = None
 
     def add(self, auc: float, held_out: float, seconds: float | None) -> None:
         self.auc.append(auc)
@@ -144,7 +80,7 @@ class Track:
         if config.task == "transformer":
             model = dataclasses.replace(config.model, attention_scale="width")
             config = dataclasses.replace(config, model=model)
-        self.task, self.inner = config.task, config.inner
+        self.config = config
         self.problem: Problem = build_problem(config)
         problem = self.problem
         self.start = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
@@ -156,9 +92,9 @@ class Track:
         self._uniform = float(auc), self._held_out(self.start)
 
     def loss_auc(self, weightless: lljax.types.Weightless = "full"):
-        microbatch_size = self.inner.microbatch_size
-        if weightless != "full":
-            microbatch_size = microbatch_size // 2  # the unit that can be left out
+        microbatch_size = self.config.inner.microbatch_size
+        if weightless != "full" and microbatch_size:
+            microbatch_size //= 2
         return lljax.build_loss_auc(
             self.problem.loss_fn,
             self.problem.optimizer,
@@ -207,21 +143,26 @@ def recipe_costs(track: Track, race: Race, code: PublicCode) -> dict | None:
 
     None where the public code could not do it.
     """
-    found = meta_gradient.measure(track.task, race.sizes, [OURS, *PUBLIC], 3, code.source)
     num_steps, num_train = track.start.shape
+    sizes = problem_sizes(track.config) | {"num_steps": race.measured_steps}
+    ways = [meta_gradient.OURS, *PUBLIC]
+    found = meta_gradient.measure(track.config.task, sizes, ways, 3, code.source)
     steps = {
         name: num_steps / found["num_steps"] * statistics.median(one["seconds"])
         for name, one in found["contenders"].items()
     }
-    if not steps.keys() & set(PUBLIC):
+    public = [steps[way] for way in PUBLIC if way in steps]
+    if not public:
         return None
     noise = np.random.default_rng(0).normal(0, 0.1, (ROWS_PROJECTED, num_train))
     rows = ((1 + noise) / num_train).astype(np.float32)
     projected, row_seconds = code.projection(rows)
     error = np.abs(projected - lljax.project_simplex(rows)).max() * num_train
+    projection = num_steps * row_seconds / num_cores()
     return {
         "meta_gradient": steps,
-        "projection": num_steps * row_seconds / num_cores(),
+        "projection": projection,
+        "outer_step": min(public) + projection,
         "projection_error": float(error),
         "gradient_error": max(one["error"] for one in found["contenders"].values()),
     }
@@ -232,15 +173,19 @@ def measure(name: str, code: PublicCode | None, options: argparse.Namespace) -> 
     race, track = RACES[name], Track(name, options.inner_steps)
     if options.outer_steps:
         race = race._replace(steps=options.outer_steps, recipe_steps=options.outer_steps)
-    costs, seconds = recipe_costs(track, race, code) if code else None, None
-    if costs:
-        gradients = costs["meta_gradient"]
-        seconds = min(gradients[way] for way in PUBLIC if way in gradients) + costs["projection"]
-    curves = {name: track.run(method, race) for name, method in race.methods.items()}
+    costs, curves = [recipe_costs(track, race, code) if code else None], {}
+    for method_name, method in race.methods.items():
+        curve = curves[method_name] = track.run(method, race)
+        if code and costs[0]:
+            costs.append(recipe_costs(track, race, code))
+            around = [one["outer_step"] for one in costs[-2:] if one]
+            curve.recipe_step = statistics.mean(around)
+    known = [one for one in costs if one]
+    seconds = statistics.median(one["outer_step"] for one in known) if known else None
     for recipe, rate in race.recipes.items():
         curves[recipe] = track.recipe(rate, race.recipe_steps, seconds)
     return {
-        "costs": costs,
+        "costs": known,
         "recipes": list(race.recipes),
         "curves": {method: vars(curve) for method, curve in curves.items()},
     }
@@ -256,12 +201,16 @@ def _table_of_problem(problem: str, result: dict) -> str:
     lines = [f"{problem}: to a recipe's best desired AUC, in outer steps and in seconds."]
     if costs:
         parts = ", ".join(
-            f"{way} {seconds:.3g} s" for way, seconds in costs["meta_gradient"].items()
+            f"{way} {span([one['meta_gradient'][way] for one in costs])} s"
+            for way in costs[0]["meta_gradient"]
         )
+        worst = {
+            what: max(one[f"{what}_error"] for one in costs) for what in ("gradient", "projection")
+        }
         lines.append(
-            f"A meta-gradient: {parts}. The recipe's projection: {costs['projection']:.3g} s. "
-            f"Error of gradients {costs['gradient_error']:.1e}, of projections "
-            f"{costs['projection_error']:.1e} of 1/N."
+            f"A meta-gradient, min / median / max of {len(costs)} times: {parts}. The recipe's "
+            f"projection: {span([one['projection'] for one in costs])} s. Error of gradients "
+            f"{worst['gradient']:.1e}, of projections {worst['projection']:.1e} of 1/N."
         )
     marks = {name: np.nanmin(curves[name]["auc"][1:]) for name in result["recipes"]}
     heads = "".join(f" to {mark:.4f}, {name} |" for name, mark in marks.items())
@@ -291,7 +240,8 @@ def _way_to(curve: dict, recipe: dict, mark: float) -> str:
     seconds = f"{step}: {curve['seconds'][step]:.3g} s"
     if curve is recipe or not recipe["seconds"]:
         return seconds
-    return f"{seconds}, {recipe['seconds'][theirs] / curve['seconds'][step]:.3g} times sooner"
+    slower = curve["recipe_step"] or recipe["seconds"][1]
+    return f"{seconds}, {theirs * slower / curve['seconds'][step]:.3g} times sooner"
 
 
 def _first(aucs: list[float], mark: float) -> int | None:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from lljax import checks
 from lljax.loss_auc import LossAuc
 from lljax.policy import check_policy
-from lljax.policy_optimizer import PolicyOptimizer
+from lljax.policy_optimizer import PolicyOptimizer, check_policy_optimizer
 from lljax.types import Batch, Params
 
 RESTART_AFTER = 3  # rejections in a row
@@ -44,8 +44,8 @@ class StepControl(NamedTuple):
     """An outer step in parts, for meta-gradients that are computed in one's own way.
 
     state = control.begin(policy, auc, policy_grad)
-    trial = control.propose(state)                         # then its AUC and, if that
-    state = control.take(state, trial_auc, trial_grad)     # is_better, its gradient;
+    trial = control.propose(state)                         # then its AUC and, if that is
+    state = control.take(state, trial_auc, trial_grad)     # finite and lower, its gradient;
     state = control.reject(state, trial_auc)               # else this
     state = control.refresh(state, policy_grad)            # of state.policy, if it is not complete
 
@@ -73,12 +73,7 @@ def build_step_control(
       StepControl; every function costs O(T N). `take` rejects a trial whose AUC is not better or
       whose gradient is not finite after all.
     """
-    if not isinstance(optimizer, PolicyOptimizer):
-        raise ValueError(
-            f"`optimizer` must be a PolicyOptimizer, such as exponentiated_gradient(0.1) or "
-            f"projected_gradient(0.01); got {type(optimizer).__name__}. An optax optimiser is what "
-            f"build_loss_auc takes, for the inner training."
-        )
+    check_policy_optimizer(optimizer)
     if grow < 1 or not 0 < shrink < 1:
         raise ValueError(f"`grow` must be >= 1 and `shrink` in (0, 1); got {grow} and {shrink}.")
 
@@ -272,7 +267,7 @@ def optimize_policy(
       params: theta_0.
       train: N examples.
       desired: K examples.
-      optimizer: `projected_gradient` or `exponentiated_gradient`.
+      optimizer: the method, such as `exponentiated_gradient(0.1, momentum=0.8)`.
       num_steps: outer steps, at least 1.
       grow: factor on the learning rate after a step that was taken.
       shrink: factor on it after one that was not.

@@ -135,9 +135,12 @@ def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
     Where the inner training is at the edge of stability, it oscillates from step to step along its
     sharpest direction, and so can its meta-gradient: most of it then has a period near two steps,
     and without that part a step of the policy may be longer. A pass removes the period of two
-    wholly, and leaves what varies slowly over t. The deviation of the weights of the mean is
-    sqrt(passes / 2) inner steps. With an active set, what stands for the unknown slopes of examples
-    that were left out is averaged like a slope.
+    (but for the first and last steps) and leaves what varies slowly over t. The deviation of the
+    weights of the mean is sqrt(passes / 2) inner steps. A mean need not be a direction of descent:
+    near an optimum, trials may be taken back for no other reason.
+
+    What a meta-gradient of `weightless="skip"` says of an example that it left out, the largest
+    slope of its row, is true of the mean as well: only a known slope gives weight.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.smoothed(lljax.exponentiated_gradient(0.5), passes=1)
@@ -149,10 +152,14 @@ def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
 
     Args:
       optimizer: the method.
-      passes: how often, at least 1; 8 is a good start. Cost: O(T N) each.
+      passes: how often, at least 1. 8 was best where it was tried (benchmarks/LOG.md). Cost:
+        O(T N) each.
     """
+    check_policy_optimizer(optimizer)
     if not (isinstance(passes, int) and passes >= 1):
-        raise ValueError(f"`passes` must be a whole number, at least 1; got {passes!r}.")
+        raise ValueError(
+            f"`passes` must be an int, at least 1; got {passes!r}. For none, leave `smoothed` out."
+        )
 
     def average(_, grad):
         wider = jnp.concatenate([grad[:1], grad, grad[-1:]])
@@ -160,9 +167,21 @@ def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
 
     def update(policy_grad, state, policy, scale=1.0):
         mean = jax.lax.fori_loop(0, passes, average, policy_grad)
+        unknown = (policy == 0) & (policy_grad == jnp.max(policy_grad, axis=1, keepdims=True))
+        mean = jnp.where(unknown, jnp.max(mean, axis=1, keepdims=True), mean)
         return optimizer.update(mean, state, policy, scale)
 
     return optimizer._replace(update=update)
+
+
+def check_policy_optimizer(optimizer: Any) -> None:
+    """Raise ValueError unless it is a PolicyOptimizer."""
+    if not isinstance(optimizer, PolicyOptimizer):
+        raise ValueError(
+            f"`optimizer` must be a PolicyOptimizer, such as exponentiated_gradient(0.1) or "
+            f"projected_gradient(0.01); got {type(optimizer).__name__}. An optax optimiser is what "
+            f"build_loss_auc takes, for the inner training."
+        )
 
 
 def _step_with_zeros(policy: jax.Array, step: jax.Array, least: float) -> jax.Array:

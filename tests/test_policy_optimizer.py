@@ -6,6 +6,8 @@ import pytest
 from problems import logistic_loss, make_logistic
 
 import lljax
+from lljax.experiment.config import OuterConfig
+from lljax.experiment.problem import policy_optimizer
 
 METHODS = {
     "projected_gradient": lljax.projected_gradient(0.5),
@@ -87,6 +89,30 @@ def test_smoothing_averages_over_neighbouring_steps(method):
     oscillating = gradient[:1] * (-1.0) ** jnp.arange(7)[:, None]
     found, _ = smooth.update(oscillating, smooth.init(policy), policy)
     np.testing.assert_allclose(found[2:-2], policy[2:-2], rtol=1e-12)
+
+
+def test_a_runs_settings_smooth():
+    policy = jax.nn.softmax(jax.random.normal(jax.random.key(0), (7, 5), jnp.float64))
+    gradient = jax.random.normal(jax.random.key(1), (7, 5), jnp.float64)
+    config = OuterConfig(learning_rate=0.2, momentum=0.5, smoothing=3)
+    method = lljax.smoothed(lljax.exponentiated_gradient(0.2, momentum=0.5), passes=3)
+    (expected, _), (found, _) = (
+        one.update(gradient, one.init(policy), policy) for one in (method, policy_optimizer(config))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_smoothing_gives_no_weight_to_an_example_that_was_left_out():
+    """At its row's largest slope, as "skip" says; its neighbours' known slopes are no reason."""
+    policy = jnp.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.4, 0.3, 0.3]])
+    gradient = jnp.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, -99.0]])
+    optimizer = lljax.smoothed(lljax.exponentiated_gradient(0.1, cutoff=0.1), passes=1)
+    moved, _ = optimizer.update(gradient, optimizer.init(policy), policy)
+    np.testing.assert_array_equal(moved[:2, 2], 0)
+    assert moved[2, 2] > policy[2, 2]
+    known = gradient.at[1, 2].set(-1.0)
+    moved, _ = optimizer.update(known, optimizer.init(policy), policy)
+    assert moved[0, 2] == 0 < moved[1, 2]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -191,7 +217,9 @@ def test_bad_arguments_are_named():
         lljax.optimize_policy(loss_auc, policy, *rest, optimizer=optax.sgd(0.1), num_steps=1)
     with pytest.raises(ValueError, match="`momentum`"):
         lljax.exponentiated_gradient(0.1, momentum=1.0)
-    with pytest.raises(ValueError, match="`passes` must be a whole number, at least 1; got 0"):
+    with pytest.raises(ValueError, match="`passes` must be an int, at least 1; got 0"):
         lljax.smoothed(optimizer, 0)
+    with pytest.raises(ValueError, match="must be a PolicyOptimizer, such as"):
+        lljax.smoothed(optax.sgd(0.1), 1)
     with pytest.raises(ValueError, match="`shrink`"):
         lljax.build_outer_loop(loss_auc, optimizer, shrink=2.0)

@@ -3,7 +3,7 @@
 Sizes are counted, working memory and FLOPs are the compiler's own figures for the very programs of
 the run, and the time comes from a probe: a few inner steps forward and backward on a few
 micro-batches, on more where that takes only seconds, scaled up to all of them. The cost of an
-active set follows the policy: a run with one is planned as if every example had weight.
+active set follows the policy: a run with one is planned by the programs of a run without.
 """
 
 import dataclasses
