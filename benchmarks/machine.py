@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import datetime
+import gc
 import importlib.metadata
 import os
 import platform
@@ -112,7 +113,8 @@ class PeakMemory:
     """
 
     def __enter__(self):
-        # What was freed but not yet given back would hide as much of the growth.
+        # What is garbage, or freed but not yet given back, would hide as much of the growth.
+        gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
