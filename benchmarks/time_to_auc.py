@@ -11,14 +11,15 @@ both against float64 is printed); its seconds are those of the public code itsel
 inner steps and rows and extrapolated to all T: inner steps linearly, rows as if its pool of
 processes kept every core busy. A recipe's mark is the lowest AUC that it reaches.
 
-The objective is the desired AUC alone (no train share). Seconds count compilation and all
-meta-gradients, trials that were taken back too, and not the held-out evaluation. Ours are of one
-run. The recipe's outer step (medians of three) is measured before and after each of our methods,
-since a machine's speed drifts, and how much sooner a method is rests on the two beside it. That is
-method and code together: the rates of our methods were found in other runs of the same problem
-(LOG.md), while the recipe's are its own; what the search for a rate costs is in neither. The
-seconds of a meta-gradient tell the code's part. An active set leaves whole micro-batches out, and
-has them half as large.
+The objective is the desired AUC alone (no train share), and ours run as in `lljax run`. Seconds are
+those until a policy's AUC is known, with compilation and all meta-gradients before it, trials that
+were taken back too, its own forward sweep (the recipe's is left out) and no held-out evaluation;
+ours are of one run. The recipe's outer step (medians of three) is measured before and after each of
+our methods, since a machine's speed drifts, and how much sooner a method is rests on the two beside
+it. That is method and code together: the rates of our methods were found in other runs of the same
+problem (LOG.md), while the recipe's are its own; what the search for a rate costs is in neither.
+The seconds of a meta-gradient tell the code's part. An active set leaves whole micro-batches out,
+and has them half as large.
 """
 
 import argparse
@@ -41,7 +42,10 @@ from benchmarks.problems import problem_sizes
 from benchmarks.public_code import PublicCode, add_public_code
 from benchmarks.races import RACES, Method, Race
 from lljax.experiment.config import load_config
+from lljax.experiment.memory_plan import plan_memory
+from lljax.experiment.meta_gradient import MetaGradient, Sweep
 from lljax.experiment.problem import Problem, build_problem
+from lljax.outer_loop import StepControl, is_better
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ROWS_PROJECTED = 4
@@ -52,9 +56,8 @@ PUBLIC = ("public code, one batch", "public code, its batches")
 class Curve:
     """What one method reached, outer step by outer step; index 0 is the uniform policy.
 
-    `seconds` is empty where they are not known. A method with step control has computed one
-    meta-gradient more than its outer steps. `recipe_step` is what an outer step of the recipe took
-    at about the same time, in seconds.
+    `seconds`, until a policy's AUC is known, is empty where they are not. `recipe_step` is what an
+    outer step of the recipe took at about the same time, in seconds.
     """
 
     def __init__(self, auc: float, held_out: float):
@@ -64,7 +67,7 @@ class Curve:
     def add(self, auc: float, held_out: float, seconds: float | None) -> None:
         self.auc.append(auc)
         self.held_out.append(held_out)
-        self.seconds = [] if seconds is None else [*self.seconds, self.seconds[-1] + seconds]
+        self.seconds = [] if seconds is None else [*self.seconds, seconds]
 
 
 class Track:
@@ -85,22 +88,14 @@ class Track:
         problem = self.problem
         self.start = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
         self.data = problem.params, problem.train, problem.desired
-        evaluate = jax.jit(lambda *arguments: self.loss_auc()(*arguments)[0])
+        loss_auc = lljax.build_loss_auc(
+            problem.loss_fn, problem.optimizer, microbatch_size=config.inner.microbatch_size
+        )
+        evaluate = jax.jit(lambda *arguments: loss_auc(*arguments)[0])
         self._held_out = lambda policy: float(evaluate(policy, *self.data[:2], problem.validation))
-        self._gradient = jax.jit(jax.value_and_grad(self.loss_auc(), has_aux=True))
+        self._gradient = jax.jit(jax.value_and_grad(loss_auc, has_aux=True))
         (auc, _), _ = self._gradient(self.start, *self.data)
         self._uniform = float(auc), self._held_out(self.start)
-
-    def loss_auc(self, weightless: lljax.types.Weightless = "full"):
-        microbatch_size = self.config.inner.microbatch_size
-        if weightless != "full" and microbatch_size:
-            microbatch_size //= 2
-        return lljax.build_loss_auc(
-            self.problem.loss_fn,
-            self.problem.optimizer,
-            microbatch_size=microbatch_size,
-            weightless=weightless,
-        )
 
     def recipe(self, rate: Callable, num_steps: int, seconds: float | None) -> Curve:
         """The public code's outer loop; each of its steps takes `seconds`."""
@@ -108,33 +103,52 @@ class Track:
         update = jax.jit(method.update)
         policy, state, curve = self.start, method.init(self.start), Curve(*self._uniform)
         (_, _), gradient = self._gradient(policy, *self.data)
-        for _ in tqdm(range(num_steps), desc="public recipe", leave=False):
+        for step in tqdm(range(1, num_steps + 1), desc="public recipe", leave=False):
             policy, state = update(gradient, state, policy)
             (auc, _), gradient = self._gradient(policy, *self.data)
-            curve.add(float(auc), self._held_out(policy), seconds)
+            curve.add(float(auc), self._held_out(policy), seconds and step * seconds)
         return curve
 
     def run(self, method: Method, race: Race) -> Curve:
-        """Our outer loop with step control; the first step's seconds hold the compilation."""
-        curve = Curve(*self._uniform)
-        started = time.perf_counter()
-        loop = lljax.build_outer_loop(
-            self.loss_auc("slopes" if method.active_set else "full"),
-            method.optimizer,
-            grow=method.grow,
-            active_loss_auc=self.loss_auc("skip") if method.active_set else None,
-            check_every=CHECK_EVERY,
-        )
-        state = jax.jit(loop.init)(self.start, *self.data)
-        step = jax.jit(loop.step).lower(state, *self.data).compile()
-        jax.block_until_ready(state)
-        before = time.perf_counter() - started
-        for _ in tqdm(range(race.steps), desc="outer steps", leave=False):
-            started = time.perf_counter()
-            state = jax.block_until_ready(step(state, *self.data))
-            seconds = before + time.perf_counter() - started
-            before = 0.0
+        """Our outer loop, by the programs of `lljax run`."""
+        curve, started, paused = Curve(*self._uniform), time.perf_counter(), 0.0
+        inner = self.config.inner
+        if method.active_set and inner.microbatch_size:
+            inner = dataclasses.replace(inner, microbatch_size=inner.microbatch_size // 2)
+        # No set is watched beside the objective: its losses would be in the seconds.
+        problem = dataclasses.replace(self.problem, validation=self.problem.objective)
+        plan = plan_memory(problem, inner)
+        meta_gradient = MetaGradient(problem, inner, plan, active_set=method.active_set)
+        control = lljax.build_step_control(method.optimizer, grow=method.grow)
+        control = StepControl(*(jax.jit(function) for function in control))
+
+        def forward(policy) -> Sweep:
+            sweep = meta_gradient.new_sweep()
+            meta_gradient.run_forward(policy, sweep, lambda _: None)
+            return sweep
+
+        def gradient(policy, sweep, all_examples=True) -> np.ndarray:
+            meta_gradient.run_backward(policy, sweep, lambda _: None, all_examples)
+            return sweep.policy_grad
+
+        sweep = forward(self.start)
+        state = control.begin(self.start, sweep.auc, gradient(self.start, sweep))
+        for step in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
+            trial = control.propose(state)
+            sweep = forward(trial)
+            seconds = time.perf_counter() - started - paused  # its AUC is known
+            complete = not method.active_set or step % CHECK_EVERY == 0
+            if is_better(state, sweep.auc):
+                state = control.take(state, sweep.auc, gradient(trial, sweep, complete), complete)
+            else:
+                meta_gradient.release()
+                state = control.reject(state, sweep.auc)
+                if complete and not state.complete:
+                    look = gradient(state.policy, forward(state.policy))
+                    state = control.refresh(state, look)
+            resumed = time.perf_counter()
             curve.add(float(state.auc), self._held_out(state.policy), seconds)
+            paused += time.perf_counter() - resumed
         return curve
 
 
