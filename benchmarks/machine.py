@@ -113,10 +113,8 @@ class PeakMemory:
     """
 
     def __enter__(self):
-        # What is garbage, or freed but not yet given back, would hide as much of the growth.
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+        _take_pages_from_system(above=128 * 1024)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         if cuda := _torch_cuda():
@@ -132,6 +130,18 @@ class PeakMemory:
             self.bytes = stats["peak_bytes_in_use"]
         else:
             self.bytes = max(0, _high_water_mark() - self._before)
+        _take_pages_from_system(above=32 * 1024**2)  # the most that glibc allows by itself
+
+
+def _take_pages_from_system(above: int) -> None:
+    """For larger pieces; without it, what was freed before is used again and hides a growth.
+
+    It gives back what is free, too. Only where the C library is glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(-3, above)  # M_MMAP_THRESHOLD
+        library.malloc_trim(0)
 
 
 def _torch_cuda() -> Any:
