@@ -3,6 +3,7 @@
 A builder takes a Problem and gives a Contender; all compute the same gradient of the same AUC.
 """
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -79,14 +80,14 @@ def _plain_gradient(loss_fn):
     return lambda params, row, train: jax.grad(lambda p: row @ loss_fn(p, train))(params)
 
 
-def _checkpointed_scan(step, state, policy):
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, policy)
-
-
-def _mixed_mode_scan(step, state, policy):
-    """Keeps the states and the inner gradients, so that only the desired loss is computed twice."""
-    keep = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
+def _checkpointed_scan(step, state, policy, keep=None):
     return jax.lax.scan(jax.checkpoint(step, prevent_cse=False, policy=keep), state, policy)
+
+
+# With the inner gradients kept beside the states only the desired loss is computed twice.
+_mixed_mode_scan = functools.partial(
+    _checkpointed_scan, keep=jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
+)
 
 
 def _equinox_scan(step, state, policy):

@@ -187,19 +187,23 @@ def measure(name: str, code: PublicCode | None, options: argparse.Namespace) -> 
     race, track = RACES[name], Track(name, options.inner_steps)
     if options.outer_steps:
         race = race._replace(steps=options.outer_steps, recipe_steps=options.outer_steps)
-    costs, curves = [recipe_costs(track, race, code) if code else None], {}
+    costs, curves = [], {}
+
+    def look_at_recipe():
+        if code and (found := recipe_costs(track, race, code)):
+            costs.append(found)
+
+    look_at_recipe()
     for method_name, method in race.methods.items():
         curve = curves[method_name] = track.run(method, race)
-        if code and costs[0]:
-            costs.append(recipe_costs(track, race, code))
-            around = [one["outer_step"] for one in costs[-2:] if one]
-            curve.recipe_step = statistics.mean(around)
-    known = [one for one in costs if one]
-    seconds = statistics.median(one["outer_step"] for one in known) if known else None
+        if costs:
+            look_at_recipe()
+            curve.recipe_step = statistics.mean(one["outer_step"] for one in costs[-2:])
+    seconds = statistics.median(one["outer_step"] for one in costs) if costs else None
     for recipe, rate in race.recipes.items():
         curves[recipe] = track.recipe(rate, race.recipe_steps, seconds)
     return {
-        "costs": known,
+        "costs": costs,
         "recipes": list(race.recipes),
         "curves": {method: vars(curve) for method, curve in curves.items()},
     }
