@@ -44,8 +44,9 @@ from benchmarks.races import RACES, Method, Race
 from lljax.experiment.config import load_config
 from lljax.experiment.memory_plan import plan_memory
 from lljax.experiment.meta_gradient import MetaGradient, Sweep
+from lljax.experiment.optimization import outer_step
 from lljax.experiment.problem import Problem, build_problem
-from lljax.outer_loop import StepControl, is_better
+from lljax.outer_loop import StepControl
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ROWS_PROJECTED = 4
@@ -121,33 +122,25 @@ class Track:
         meta_gradient = MetaGradient(problem, inner, plan, active_set=method.active_set)
         control = lljax.build_step_control(method.optimizer, grow=method.grow)
         control = StepControl(*(jax.jit(function) for function in control))
+        known = started  # when the AUC of the last sweep's policy was
 
-        def forward(policy) -> Sweep:
-            sweep = meta_gradient.new_sweep()
-            meta_gradient.run_forward(policy, sweep, lambda _: None)
-            return sweep
+        def sweep(policy, go_on=lambda _: True, all_examples=True) -> Sweep:
+            nonlocal known
+            new = meta_gradient.new_sweep()
+            meta_gradient.run_forward(policy, new, lambda _: None)
+            known = time.perf_counter()
+            if go_on(new):
+                meta_gradient.run_backward(policy, new, lambda _: None, all_examples)
+            meta_gradient.release()
+            return new
 
-        def gradient(policy, sweep, all_examples=True) -> np.ndarray:
-            meta_gradient.run_backward(policy, sweep, lambda _: None, all_examples)
-            return sweep.policy_grad
-
-        sweep = forward(self.start)
-        state = control.begin(self.start, sweep.auc, gradient(self.start, sweep))
+        first = sweep(self.start)
+        state = control.begin(self.start, first.auc, first.policy_grad)
         for step in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
-            trial = control.propose(state)
-            sweep = forward(trial)
-            seconds = time.perf_counter() - started - paused  # its AUC is known
             complete = not method.active_set or step % CHECK_EVERY == 0
-            if is_better(state, sweep.auc):
-                state = control.take(state, sweep.auc, gradient(trial, sweep, complete), complete)
-            else:
-                meta_gradient.release()
-                state = control.reject(state, sweep.auc)
-                if complete and not state.complete:
-                    look = gradient(state.policy, forward(state.policy))
-                    state = control.refresh(state, look)
+            state, _ = outer_step(control, state, sweep, sweep, complete)
             resumed = time.perf_counter()
-            curve.add(float(state.auc), self._held_out(state.policy), seconds)
+            curve.add(float(state.auc), self._held_out(state.policy), known - started - paused)
             paused += time.perf_counter() - resumed
         return curve
 

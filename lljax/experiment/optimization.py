@@ -24,6 +24,7 @@ from lljax.experiment.workdir import Workdir
 from lljax.outer_loop import OuterState, StepControl, is_better
 
 Metrics = dict[str, Any]
+GoOn = Callable[[Sweep], bool]  # after the forward sweep: is the policy worth the backward one?
 
 DIVERGED = 10  # times the initial loss
 
@@ -146,23 +147,18 @@ class Optimization:
     def _outer_step(self, step: int, state: OuterState, checkpoints: Checkpoints) -> OuterState:
         started = time.monotonic()
 
-        def better(sweep: Sweep) -> bool:
-            return bool(is_better(state, sweep.auc))
+        def sweep(policy: jax.Array, go_on: GoOn, all_examples: bool) -> Sweep:
+            return self._sweep(self.sweeps, step, policy, checkpoints, go_on, all_examples)
 
-        complete = self._looks_at_all(step)
-        trial = self.control.propose(state)
-        sweep = self._sweep(self.sweeps, step, trial, checkpoints, better, complete)
-        if sweep.backward:
-            state = self.control.take(state, sweep.auc, sweep.policy_grad, complete)
-        else:
-            state = self.control.reject(state, sweep.auc)
+        def look(policy: jax.Array) -> Sweep:
+            return self._sweep(self.looks, step, policy, checkpoints)
+
+        state, new = outer_step(self.control, state, sweep, look, self._looks_at_all(step))
         measured = dict(self.metrics[-1])
-        if state.accepted:
-            measured = self._measure(state, sweep)
-        elif complete and not state.complete:
-            look = self._sweep(self.looks, step, state.policy, checkpoints)
-            state = self.control.refresh(state, look.policy_grad)
-            measured["optimality_gap"] = _gap(state.policy, look)
+        if new and state.accepted:
+            measured = self._measure(state, new)
+        elif new:
+            measured["optimality_gap"] = _gap(state.policy, new)
         self._record(step, state, measured, started, checkpoints)
         return state
 
@@ -172,7 +168,7 @@ class Optimization:
         step: int,
         policy: jax.Array,
         checkpoints: Checkpoints,
-        go_on: Callable[[Sweep], bool] = lambda _: True,
+        go_on: GoOn = lambda _: True,
         all_examples: bool = True,
     ) -> Sweep:
         """The curves of a policy and, if they are worth it, its gradient; resumes a saved sweep."""
@@ -276,6 +272,38 @@ class Optimization:
                 f"warning: conventional training does not learn: the desired loss goes from "
                 f"{losses[0]:.4g} to {losses[-1]:.4g}. {rate} may be too high."
             )
+
+
+def outer_step(
+    control: StepControl,
+    state: OuterState,
+    sweep: Callable[[jax.Array, GoOn, bool], Sweep],
+    look: Callable[[jax.Array], Sweep],
+    complete: bool,
+) -> tuple[OuterState, Sweep | None]:
+    """One trial of a policy, by meta-gradients that the caller runs.
+
+    Args:
+      control: the rules.
+      state: where the optimisation stands.
+      sweep: of a policy; its backward part only if it may go on, over all examples or the active.
+      look: a whole sweep of a policy over all examples.
+      complete: whether this step is to end with a gradient that holds all examples.
+
+    Returns:
+      The state after it, and the sweep that its gradient is from; None where that is as before.
+    """
+    trial = sweep(control.propose(state), lambda done: bool(is_better(state, done.auc)), complete)
+    if trial.backward:
+        state = control.take(state, trial.auc, trial.policy_grad, complete)
+        if state.accepted:
+            return state, trial
+    else:
+        state = control.reject(state, trial.auc)
+    if not complete or state.complete:
+        return state, None
+    looked = look(state.policy)
+    return control.refresh(state, looked.policy_grad), looked
 
 
 def _gap(policy: jax.Array, sweep: Sweep) -> float | None:
