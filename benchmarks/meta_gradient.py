@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.contenders import CONTENDERS, fits
 from benchmarks.machine import ratio, span
-from benchmarks.output import Output, subplots
+from benchmarks.output import Output, subplots, use_log_scale
 from benchmarks.problems import PROBLEMS
 from benchmarks.public_code import add_public_code
 from benchmarks.worker import PRODUCT, Worker, WorkerEndedError
@@ -147,8 +147,6 @@ def _table_of_problem(problem: str, result: dict) -> str:
 
 def plot(results: dict[str, dict]):
     """A matplotlib figure."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     figure, axes = subplots(1, len(results), 6.4, 3.8)
     for axis, (problem, result) in zip(axes[0], results.items(), strict=True):
         names = list(result["contenders"])
@@ -162,10 +160,7 @@ def plot(results: dict[str, dict]):
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
         axis.margins(x=0.2)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.xaxis.set_major_formatter("{x:g}")
+        use_log_scale(axis)
         axis.set_xlabel("milliseconds an inner step (median, min to max), peak memory")
         axis.set_title(problem)
     return figure

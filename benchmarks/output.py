@@ -76,3 +76,14 @@ def subplots(rows: int, columns: int, width: float, height: float):
 
     size = (width * columns, height * rows)
     return pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def use_log_scale(axis) -> None:
+    """Of the x axis of a plot that is drawn, its ticks as plain numbers that have room."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 3000 * low else (1,)))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_formatter("{x:g}")

@@ -37,7 +37,7 @@ from tqdm import tqdm
 import lljax
 from benchmarks import meta_gradient
 from benchmarks.machine import num_cores, span
-from benchmarks.output import Output, subplots
+from benchmarks.output import Output, subplots, use_log_scale
 from benchmarks.problems import problem_sizes
 from benchmarks.public_code import PublicCode, add_public_code
 from benchmarks.races import RACES, Method, Race
@@ -271,9 +271,10 @@ def plot(results: dict[str, dict]):
                     axis.plot(x, curve["held_out"], ":", color=f"C{number}")
         column[0].set_title(f"{problem} (dotted: held out)")
         for axis, label in zip(column, ("outer steps", "seconds"), strict=True):
-            axis.set_xscale("symlog" if label == "outer steps" else "log")
             axis.set_xlabel(label)
             axis.set_ylabel("AUC, nats")
+        column[0].set_xscale("symlog")
+        use_log_scale(column[1])
         column[0].legend(fontsize=8)
     return figure
 
