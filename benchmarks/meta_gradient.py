@@ -66,8 +66,6 @@ def measure(
                 if "missing" in ready:
                     print(f"{name}: left out. To have it: {ready['missing']}", file=sys.stderr)
                     continue
-                # The first call frees some of what compiling has left, which would hide its peak.
-                worker.ask()
                 gradient, peak = _ask_gradient(worker, folder)
             except WorkerEndedError as ended:
                 print(f"{ended}; left out", file=sys.stderr)

@@ -102,6 +102,8 @@ def serve(job: dict, answers) -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if "save" in question:
+            with PeakMemory():  # this call uses what compiling has left, and hides some of its peak
+                jax.block_until_ready(call())
             with PeakMemory() as peak:
                 gradient = jax.block_until_ready(call())
             np.save(question["save"], np.asarray(gradient, np.float64))
