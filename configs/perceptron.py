@@ -1,6 +1,6 @@
 """The paper's linear classification at full size, with noisy training labels.
 
-    lljax run configs/perceptron.py
+    lljax run perceptron
 
 D = 128, N = 4096, K = 512, T = 2000, eta = 0.1 as in the paper; the labels of the training set
 carry noise of 0.3 times the teacher's output, which makes it worse than the desired set, as the
@@ -12,7 +12,7 @@ Expect: over seeds 0 to 4 (minimum, median, maximum) an acceleration ratio of 5.
 test set and 38, 105, 143 on the desired set; `make seeds` repeats that.
 """
 
-from lljax.experiment.config import PerceptronConfig
+from lljax.tasks.perceptron import PerceptronConfig
 
 
 def get_config() -> PerceptronConfig:

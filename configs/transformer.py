@@ -1,7 +1,7 @@
 """The paper's language model at full size, on TinyStories.
 
-    lljax plan configs/transformer.py       what it will need on this machine
-    lljax run configs/transformer.py
+    lljax plan transformer       what it will need on this machine
+    lljax run transformer
 
 1.7 M parameters, N = 16,384 sequences of 64 tokens (half of them perturbed), K = 512, T = 4000
 steps of gradient descent at eta = 0.1, as in the paper; attention scale and initialisation are the
@@ -9,20 +9,15 @@ public code's. The text is the validation file of TinyStories (22 MB, downloaded
 `--data.path stories.txt` takes any other.
 
 Differs from the paper: the policy is optimised by exponentiated gradient with momentum, a
-validation set chooses the outer step that is kept, and the vocabulary of 5,000 tokens is trained on
+validation set chooses the best outer step, and the vocabulary of 5,000 tokens is trained on
 the text (`--data.tokenizer tokenizer.model` cuts a given one to its 5,000 most frequent tokens).
 
 Cost: about 30 TFLOP an inner step of a meta-gradient, 2 EFLOP in all. Ask `lljax plan`.
 Expect: the paper has an acceleration ratio of 2.41 on test data. Not run at full size by us yet.
 """
 
-from lljax.experiment.config import (
-    InnerConfig,
-    OuterConfig,
-    TextData,
-    TransformerConfig,
-    TransformerModel,
-)
+from lljax.tasks import InnerConfig, OuterConfig
+from lljax.tasks.text import TextData, TransformerConfig, TransformerModel
 
 TINY_STORIES = (
     "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/"

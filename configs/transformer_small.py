@@ -1,7 +1,7 @@
 """A small Transformer language model on real English, in minutes on two CPU cores.
 
-    lljax run configs/transformer_small.py
-    lljax run configs/transformer_small.py --workdir runs/stories --data.path stories.txt
+    lljax run transformer_small
+    lljax run transformer_small --workdir runs/stories --data.path stories.txt
 
 One layer of width 32, N = 512 sequences of 24 tokens of the manual that ships with Python, half of
 them perturbed, K = 384, T = 120 steps of gradient descent.
@@ -11,13 +11,8 @@ Expect: an acceleration ratio of 3.0 on test data, and 15 % of the weight on the
 TinyStories, seeds 0 to 2: 3.1, 2.7, 2.9, and 10 to 13 %.
 """
 
-from lljax.experiment.config import (
-    InnerConfig,
-    OuterConfig,
-    TextData,
-    TransformerConfig,
-    TransformerModel,
-)
+from lljax.tasks import InnerConfig, OuterConfig
+from lljax.tasks.text import TextData, TransformerConfig, TransformerModel
 
 
 def get_config() -> TransformerConfig:

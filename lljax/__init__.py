@@ -10,14 +10,17 @@ from lljax.learning_law import (
     zero_weight_share,
 )
 from lljax.loss_auc import build_loss_auc
-from lljax.memory import OffloadStates, RecomputeStates, StoreStates, recompute_within
+from lljax.memory import (
+    MemoryStrategy,
+    OffloadStates,
+    RecomputeStates,
+    StoreStates,
+    recompute_within,
+)
 from lljax.outer_loop import (
     OptimizedPolicy,
     OuterLoop,
-    OuterState,
-    StepControl,
     build_outer_loop,
-    build_step_control,
     optimize_policy,
 )
 from lljax.policy import (
@@ -40,14 +43,24 @@ from lljax.scaling_law import (
     scaling_law_improvement,
 )
 from lljax.segments import ForwardSegment, Segments, build_segments
-from lljax.types import LossAucInfo
+from lljax.step_control import (
+    OuterState,
+    StepControl,
+    build_step_control,
+    choose_on_host,
+    try_policy,
+)
+from lljax.types import LossAuc, LossAucInfo, LossFn
 from lljax.unroll import unroll
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ForwardSegment",
+    "LossAuc",
     "LossAucInfo",
+    "LossFn",
+    "MemoryStrategy",
     "OffloadStates",
     "OptimizedPolicy",
     "OuterLoop",
@@ -64,6 +77,7 @@ __all__ = [
     "build_segments",
     "build_step_control",
     "check_policy",
+    "choose_on_host",
     "compression_ratio",
     "contribution_similarity",
     "contributions",
@@ -81,6 +95,7 @@ __all__ = [
     "redundant_share",
     "scaling_law_improvement",
     "smoothed",
+    "try_policy",
     "uniform_policy",
     "unroll",
     "zero_weight_share",

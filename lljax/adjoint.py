@@ -12,11 +12,11 @@ differentiable Phi):
     2. (H_t u, [grad l_n(theta_t) . u]_n) by one forward-over-reverse pass in the direction u
     3. dJ/dgamma_{t,n} = grad l_n(theta_t) . u,    lambda_t = a + H_t u + c_t grad L(theta_t)
 
-with c_t the cotangent of L(theta_t). No per-example gradient is materialised.
+with c_t the cotangent of L(theta_t). No gradient of a single example is ever formed. Here is the
+mathematics of one step; `sweep` has the order of the steps and the tree of kept states.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,18 +24,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lljax import checks, sweep
 from lljax.memory import MemoryStrategy
-from lljax.train_step import (
+from lljax.microbatch import (
+    Examples,
     MicroBatches,
     ReorderedBatches,
-    apply_optimizer,
-    example_losses,
-    mean_loss,
     split_by_weight,
     split_microbatches,
+)
+from lljax.train_step import (
+    apply_optimizer,
+    example_slopes,
+    mean_loss,
+    train_step,
     weighted_gradient,
 )
-from lljax.types import Batch, LossFn, Params, TrainState, Weightless
+from lljax.types import Batch, LossFn, Params, TrainState, ZeroWeight
 
 
 class Record(NamedTuple):
@@ -57,23 +62,11 @@ class TrainingRun:
     """Everything of a run but its state and its policy."""
 
     loss_fn: LossFn
+    desired_loss_fn: LossFn
     optimizer: optax.GradientTransformation
     train: MicroBatches
     desired: MicroBatches
-    weightless: Weightless
-
-    @classmethod
-    def over(
-        cls,
-        loss_fn: LossFn,
-        optimizer: optax.GradientTransformation,
-        data: tuple[Batch, Batch],
-        microbatch_size: int | None,
-        weightless: Weightless,
-    ) -> "TrainingRun":
-        """The run over `data`, (train, desired), cut into micro-batches."""
-        train, desired = (split_microbatches(batch, microbatch_size) for batch in data)
-        return cls(loss_fn, optimizer, train, desired, weightless)
+    zero_weight: ZeroWeight
 
     def init(self, params: Params) -> TrainState:
         return TrainState(params, self.optimizer.init(params))
@@ -81,19 +74,17 @@ class TrainingRun:
     def step(self, state: TrainState, row: jax.Array) -> tuple[TrainState, Params]:
         """(s_t, gamma_t) -> (s_{t+1}, g_t)."""
         examples, _ = self._split(row)
-        gradient, _ = weighted_gradient(self.loss_fn, state.params, examples, row)
-        return apply_optimizer(self.optimizer, state, gradient), gradient
+        return train_step(self.loss_fn, self.optimizer, state, examples, row)
 
     def step_and_record(self, state: TrainState, row: jax.Array) -> tuple[TrainState, Record]:
         """(s_t, gamma_t) -> (s_{t+1}, the record of step t)."""
         after, gradient = self.step(state, row)
-        kept = gradient if needs_gradient(self.optimizer, state.params) else None
-        return after, Record(state, kept)
+        return after, make_record(self.optimizer, state, gradient)
 
     def step_back(
-        self, cotangent: Cotangent, record: Record, row: jax.Array, factor: jax.Array
+        self, cotangent: Cotangent, record: Record, row: jax.Array, loss_cotangent: jax.Array
     ) -> tuple[Cotangent, jax.Array]:
-        """(lambda, mu)_{t+1} -> ((lambda, mu)_t, dJ/dgamma_t [N]); `factor` is c_t."""
+        """(lambda, mu)_{t+1} -> ((lambda, mu)_t, dJ/dgamma_t [N]); `loss_cotangent` is c_t."""
         through_update, direction = _pull_back_update(self.optimizer, record, cotangent)
         theta = record.state.params
         examples, others = self._split(row)
@@ -104,47 +95,76 @@ class TrainingRun:
         _, (curvature, slopes) = jax.jvp(gradient_and_losses, (theta,), (direction,))
         if others is not None:
             slopes = self._slopes_of_others(theta, direction, slopes, others)
-        adjoint = _add(through_update.params, curvature, self.desired_gradient(theta, factor))
+        desired = self.desired_gradient(theta, loss_cotangent)
+        adjoint = _add(through_update.params, curvature, desired)
         return Cotangent(adjoint, through_update.opt_state), slopes.astype(row.dtype)
 
-    def _split(
-        self, row: jax.Array
-    ) -> tuple[MicroBatches | ReorderedBatches, ReorderedBatches | None]:
-        """(the examples that a step passes over, the others, if they are kept apart)."""
-        return (self.train, None) if self.weightless == "full" else split_by_weight(self.train, row)
+    def _split(self, row: jax.Array) -> tuple[Examples, ReorderedBatches | None]:
+        """(the examples that a step passes over, the others if they are set apart)."""
+        if self.zero_weight == "compute":
+            return self.train, None
+        return split_by_weight(self.train, row)
 
     def _slopes_of_others(
         self, theta: Params, direction: Params, slopes: jax.Array, others: ReorderedBatches
     ) -> jax.Array:
         """The slopes [N], known for those with weight, 0 for the others, with these filled in."""
-        if self.weightless == "slopes":
-            _, more = jax.jvp(
-                lambda theta: example_losses(self.loss_fn, theta, others), (theta,), (direction,)
-            )
-            return slopes + more
+        if self.zero_weight == "slope_only":
+            return slopes + example_slopes(self.loss_fn, theta, others, direction)
         largest = jnp.max(jnp.where(others.member, -jnp.inf, slopes))
         return jnp.where(others.member, jnp.where(others.member.all(), 0, largest), slopes)
 
     def desired_loss(self, params: Params) -> jax.Array:
         """L(theta), the mean over the K desired examples (Eq. 2)."""
-        return mean_loss(self.loss_fn, params, self.desired)
+        return mean_loss(self.desired_loss_fn, params, self.desired)
 
-    def desired_gradient(self, params: Params, factor: jax.Array) -> Params:
-        """factor * grad L(theta)."""
+    def desired_gradient(self, params: Params, loss_cotangent: jax.Array) -> Params:
+        """c_t grad L(theta)."""
         count = self.desired.num_examples
-        weights = jnp.full(count, 1 / count, factor.dtype)
-        gradient, _ = weighted_gradient(self.loss_fn, params, self.desired, weights)
-        return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, gradient)
+        weights = jnp.full(count, 1 / count, loss_cotangent.dtype)
+        gradient, _ = weighted_gradient(self.desired_loss_fn, params, self.desired, weights)
+        return jax.tree.map(lambda leaf: loss_cotangent.astype(leaf.dtype) * leaf, gradient)
 
-    def last_cotangent(self, end: TrainState, factor: jax.Array) -> Cotangent:
-        """The cotangent of s_T where only L(theta_T) counts, with `factor` = c_T."""
+    def last_cotangent(self, end: TrainState, loss_cotangent: jax.Array) -> Cotangent:
+        """The cotangent of s_T where only L(theta_T) counts; `loss_cotangent` is c_T."""
         zeros = [jnp.zeros_like(leaf) for leaf in _floating(end.opt_state)]
-        return Cotangent(self.desired_gradient(end.params, factor), zeros)
+        return Cotangent(self.desired_gradient(end.params, loss_cotangent), zeros)
 
     def first_cotangent(self, params: Params, cotangent: Cotangent) -> Params:
         """The cotangent of theta_0, from which o_0 is made too, from that of s_0."""
         _, pull_back = jax.vjp(lambda p: _floating(self.optimizer.init(p)), params)
         return _add(cotangent.params, *pull_back(cotangent.opt_state))
+
+
+def training_run_builder(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    desired_loss_fn: LossFn | None,
+    microbatch_size: int | None,
+    zero_weight: ZeroWeight,
+) -> Callable[[Batch, Batch], TrainingRun]:
+    """What `build_loss_auc` and `build_segments` share: their options, checked once.
+
+    Returns:
+      (train, desired) -> the run over these data, cut into micro-batches.
+
+    Raises:
+      ValueError: an option that is none.
+    """
+    checks.check_microbatch_size(microbatch_size)
+    checks.check_zero_weight(zero_weight, microbatch_size)
+
+    def training_run(train: Batch, desired: Batch) -> TrainingRun:
+        return TrainingRun(
+            loss_fn,
+            desired_loss_fn or loss_fn,
+            optimizer,
+            split_microbatches(train, microbatch_size),
+            split_microbatches(desired, microbatch_size),
+            zero_weight,
+        )
+
+    return training_run
 
 
 def evaluate(run: TrainingRun, params: Params, policy: jax.Array) -> tuple[jax.Array, Params]:
@@ -169,24 +189,19 @@ def forward_sweep(
 
     Returns:
       (s_T; what `observe` sees at theta_1 .. theta_T, with a leading axis [T]; what the backward
-      sweep starts from: the records of all steps [T], or the first states of the segments [b_1]).
+      sweep starts from, as in `sweep.forward`).
     """
-    counts = memory.split(policy.shape[0])
 
-    def step(state, row):
+    def advance(state, row):
         after, _ = run.step(state, row)
         return after, observe(after.params)
 
-    def step_and_keep(state, row):
+    def advance_and_record(state, row):
         after, record = run.step_and_record(state, row)
         return after, (observe(after.params), memory.keep(record))
 
-    steps = _nest(policy, counts)
-    if len(counts) == 1:
-        end, (seen, kept) = _scan(step_and_keep, start, steps)
-    else:
-        end, (seen, kept) = _advance_and_keep(step, start, steps, len(counts))
-    return end, _flatten(seen, counts, policy.shape[0]), kept
+    counts = memory.split(policy.shape[0])
+    return sweep.forward(advance, advance_and_record, start, policy, counts)
 
 
 def backward_sweep(
@@ -194,7 +209,7 @@ def backward_sweep(
     cotangent: Cotangent,
     kept: Any,
     policy: jax.Array,
-    factors: jax.Array,
+    loss_cotangents: jax.Array,
     memory: MemoryStrategy,
 ) -> tuple[Cotangent, jax.Array]:
     """The cotangents of s_0 and of the policy [T, N].
@@ -204,96 +219,38 @@ def backward_sweep(
       cotangent: that of s_T, with the part that goes through L(theta_T).
       kept: what the forward sweep kept.
       policy: gamma [T, N].
-      factors: c_0 .. c_{T-1} [T], the cotangents of the losses before each step.
+      loss_cotangents: c_0 .. c_{T-1} [T], of the losses before each step.
       memory: as in the forward sweep.
     """
-    counts = memory.split(policy.shape[0])
 
-    def step_back(cotangent, inputs):
-        record, row, factor = inputs
-        return run.step_back(cotangent, memory.fetch(record), row, factor)
+    def step_back(cotangent, record_and_inputs):
+        record, (row, loss_cotangent) = record_and_inputs
+        return run.step_back(cotangent, memory.fetch(record), row, loss_cotangent)
 
-    def step_alone(state, inputs):
+    def advance(state, inputs):
         return run.step(state, inputs[0])[0], None
 
-    def step_and_record(state, inputs):
+    def advance_and_record(state, inputs):
         return run.step_and_record(state, inputs[0])
 
-    def sweep(cotangent, kept, steps, depth):
-        if depth == 1:
-            with_records = steps._replace(inputs=(kept, *steps.inputs))
-            return _scan(step_back, cotangent, with_records, reverse=True)
-
-        def segment(cotangent, start_and_steps):
-            start, steps = start_and_steps
-            if depth == 2:
-                _, kept = _scan(step_and_record, start, steps)
-            else:
-                _, (_, kept) = _advance_and_keep(step_alone, start, steps, depth - 1)
-            return sweep(cotangent, kept, steps, depth - 1)
-
-        return jax.lax.scan(segment, cotangent, (kept, steps), reverse=True)
-
-    steps = _nest((policy, factors), counts)
-    cotangent, slopes = sweep(cotangent, kept, steps, len(counts))
-    return cotangent, _flatten(slopes, counts, policy.shape[0])
+    inputs, counts = (policy, loss_cotangents), memory.split(policy.shape[0])
+    return sweep.backward(step_back, advance, advance_and_record, cotangent, kept, inputs, counts)
 
 
-class _Steps(NamedTuple):
-    """The inputs of steps, cut into a tree: leaves [b_1, .., b_d, ...]."""
-
-    inputs: Any
-    live: jax.Array | None  # [b_1, .., b_d]; None where the tree has no idle places
-
-
-def _nest(inputs: Any, counts: tuple[int, ...]) -> _Steps:
-    num_steps, places = jax.tree.leaves(inputs)[0].shape[0], math.prod(counts)
-
-    def nest(leaf):
-        if places > num_steps:
-            leaf = jnp.pad(leaf, [(0, places - num_steps)] + [(0, 0)] * (leaf.ndim - 1))
-        return leaf.reshape(*counts, *leaf.shape[1:])
-
-    live = nest(jnp.ones(num_steps, bool)) if places > num_steps else None
-    return _Steps(jax.tree.map(nest, inputs), live)
+def make_record(
+    optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
+) -> Record:
+    """The record of a step: the one place that knows what is kept of it."""
+    return Record(state, gradient if needs_gradient(optimizer, state.params) else None)
 
 
-def _flatten(tree: Any, counts: tuple[int, ...], num_steps: int) -> Any:
-    """The reverse of `_nest`, for what its steps gave."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(counts) :])[:num_steps], tree)
+def record_shapes(optimizer: optax.GradientTransformation, params: Params) -> Record:
+    """The shapes of a step's state and record, without computing anything."""
 
+    def record(params):
+        return make_record(optimizer, TrainState(params, optimizer.init(params)), params)
 
-def _scan(body, carry, steps: _Steps, reverse: bool = False):
-    """`lax.scan` over a segment of single steps; in idle places nothing happens."""
-
-    def guarded(carry, step):
-        if step.live is None:
-            return body(carry, step.inputs)
-        _, output = jax.eval_shape(body, carry, step.inputs)
-
-        def idle(carry, _):
-            return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), output)
-
-        return jax.lax.cond(step.live, body, idle, carry, step.inputs)
-
-    return jax.lax.scan(guarded, carry, steps, reverse=reverse)
-
-
-def _advance(body, state, steps: _Steps, depth: int):
-    """All steps of a tree of the given depth."""
-    if depth == 1:
-        return _scan(body, state, steps)
-    return jax.lax.scan(lambda s, segment: _advance(body, s, segment, depth - 1), state, steps)
-
-
-def _advance_and_keep(body, state, steps: _Steps, depth: int):
-    """As `_advance`; beside the outputs the states in which the top segments start, [b_1]."""
-
-    def segment(start, steps):
-        end, outputs = _advance(body, start, steps, depth - 1)
-        return end, (outputs, start)
-
-    return jax.lax.scan(segment, state, steps)
+    return jax.eval_shape(record, params)
 
 
 def _pull_back_update(

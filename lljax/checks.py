@@ -4,6 +4,8 @@ Shapes and dtypes are known when JAX traces, so these checks cost nothing at run
 not: `policy.check_policy` looks at those, outside jit.
 """
 
+import weakref
+from collections.abc import Callable, Hashable
 from typing import get_args
 
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lljax.types import Batch, LossFn, Params, Weightless
+from lljax.types import Batch, LossFn, Params, ZeroWeight
 
 
 def num_examples(batch: Batch, name: str) -> int:
@@ -81,21 +83,23 @@ def check_microbatch_size(size: int | None) -> None:
         raise ValueError(f"`microbatch_size` must be at least 1, or None for one pass; got {size}.")
 
 
-def check_weightless(weightless: Weightless, microbatch_size: int | None) -> None:
-    """ValueError unless `weightless` is one of the choices and there are micro-batches for it."""
-    if weightless not in get_args(Weightless):
+def check_zero_weight(zero_weight: ZeroWeight, microbatch_size: int | None) -> None:
+    """ValueError unless `zero_weight` is one of the choices and there are micro-batches for it."""
+    if zero_weight not in get_args(ZeroWeight):
         raise ValueError(
-            f"`weightless` must be one of {', '.join(get_args(Weightless))}; got {weightless!r}."
+            f"`zero_weight` must be one of {', '.join(get_args(ZeroWeight))}; got {zero_weight!r}."
         )
-    if weightless != "full" and microbatch_size is None:
+    if zero_weight != "compute" and microbatch_size is None:
         raise ValueError(
-            f"`weightless={weightless!r}` leaves out whole micro-batches of examples: give "
+            f"`zero_weight={zero_weight!r}` leaves out whole micro-batches of examples: give "
             f"`microbatch_size` too, e.g. 32; got None."
         )
 
 
-def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch, name: str) -> None:
-    """ValueError unless `loss_fn(params, batch)` is a floating [B]."""
+def check_loss_fn(
+    loss_fn: LossFn, params: Params, batch: Batch, name: str, argument: str = "loss_fn"
+) -> None:
+    """ValueError unless `loss_fn(params, batch)` is a floating [B]; `argument` is its own name."""
     check_params(params)
     size = num_examples(batch, name)
     losses = jax.eval_shape(loss_fn, params, batch)
@@ -103,11 +107,25 @@ def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch, name: str) -> N
     if shape != (size,):
         cure = " Return the losses before taking their mean." if shape == () else ""
         raise ValueError(
-            f"`loss_fn(params, {name})` must return one loss an example, shape ({size},); got "
+            f"`{argument}(params, {name})` must return one loss an example, shape ({size},); got "
             f"{shape if shape is not None else type(losses).__name__}.{cure}"
         )
     if not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise ValueError(f"`loss_fn(params, {name})` must be floating; got {losses.dtype}.")
+        raise ValueError(f"`{argument}(params, {name})` must be floating; got {losses.dtype}.")
+
+
+def check_desired_loss_fn(
+    desired_loss_fn: LossFn | None, loss_fn: LossFn, params: Params, batch: Batch, name: str
+) -> None:
+    """As `check_loss_fn`, for desired examples, whose losses may be of a function of their own."""
+    if desired_loss_fn is None:
+        check_loss_fn(loss_fn, params, batch, name)
+    else:
+        check_loss_fn(desired_loss_fn, params, batch, name, "desired_loss_fn")
+
+
+# By `update` function, for as long as that lives: the parameters it is known to be good for.
+_differentiable: weakref.WeakKeyDictionary[Callable, set[Hashable]] = weakref.WeakKeyDictionary()
 
 
 def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> None:
@@ -119,7 +137,19 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     whose first entry in every array is zero and whose others are one. A whole array without
     gradient, parameters at zero and later steps are not tried: trust ratios (LAMB) and unit-wise
     clipping can still be without derivative there.
+
+    Compiles a small program, once for an optimiser and parameters of some shapes: what was found
+    good is remembered.
     """
+    leaves, structure = jax.tree.flatten(params)
+    shapes = structure, tuple((leaf.shape, jnp.result_type(leaf)) for leaf in leaves)
+    try:
+        known = _differentiable.setdefault(optimizer.update, set())
+        key = weakref.ref(optimizer.init), shapes
+        if key in known:
+            return
+    except TypeError:  # an `update` or a structure that cannot be looked up is checked each time
+        known, key = set(), None
 
     def is_finite():
         ones = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
@@ -146,3 +176,4 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
             "needs a larger `eps`, e.g. 1e-20. If no entry can ever be exactly zero, "
             "build_loss_auc(..., check_optimizer=False) skips this check."
         )
+    known.add(key)

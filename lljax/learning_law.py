@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from lljax import checks
-from lljax.train_step import split_microbatches, weighted_gradient
+from lljax.microbatch import split_microbatches
+from lljax.train_step import example_slopes, weighted_gradient
 from lljax.types import Batch, LossFn, Params
 
 
@@ -22,14 +23,15 @@ def contributions(
     train: Batch,
     desired: Batch,
     *,
+    desired_loss_fn: LossFn | None = None,
     microbatch_size: int | None = None,
 ) -> jax.Array:
     """How fast a step on each training example lowers the desired loss.
 
       CT_n = grad L(theta) . grad l_n(theta),  L(theta) = 1/K sum_k l_k(theta)   (§3.2)
 
-    One gradient of L gives a direction, one JVP of the training losses along it all N products:
-    no per-example gradient is formed.
+    The gradient of L is a direction, and one JVP of the training losses along it gives all N
+    products: no gradient of a single example is formed.
 
     >>> import jax.numpy as jnp
     >>> from lljax.learning_law import contributions
@@ -43,6 +45,7 @@ def contributions(
       params: theta.
       train: N training examples.
       desired: K desired examples.
+      desired_loss_fn: the losses l_k of the desired examples; `loss_fn` when None.
       microbatch_size: examples handled at once; all of them when None. It bounds the memory of
         activations and changes nothing but rounding.
 
@@ -57,16 +60,12 @@ def contributions(
     """
     checks.check_microbatch_size(microbatch_size)
     checks.check_loss_fn(loss_fn, params, train, "train")
-    checks.check_loss_fn(loss_fn, params, desired, "desired")
+    checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, desired, "desired")
     wanted = split_microbatches(desired, microbatch_size)
     mean = jnp.full(wanted.num_examples, 1 / wanted.num_examples)
-    direction, _ = weighted_gradient(loss_fn, params, wanted, mean)
-
-    def slopes(batch: Batch) -> jax.Array:
-        return jax.jvp(lambda p: loss_fn(p, batch), (params,), (direction,))[1]
-
+    direction, _ = weighted_gradient(desired_loss_fn or loss_fn, params, wanted, mean)
     examples = split_microbatches(train, microbatch_size)
-    return examples.join(jax.lax.map(slopes, examples.batch))
+    return example_slopes(loss_fn, params, examples, direction)
 
 
 def contribution_similarity(

@@ -1,7 +1,5 @@
 """The objective: the area under the desired-loss curve of a training run (paper, Eq. 2 and 4)."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,18 +7,17 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from lljax import adjoint, checks
 from lljax.memory import MemoryStrategy, StoreStates
-from lljax.types import Batch, LossAucInfo, LossFn, Params, Weightless
-
-LossAuc = Callable[[jax.Array, Params, Batch, Batch], tuple[jax.Array, LossAucInfo]]
+from lljax.types import LossAuc, LossAucInfo, LossFn, ZeroWeight
 
 
 def build_loss_auc(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,
+    desired_loss_fn: LossFn | None = None,
     memory: MemoryStrategy = StoreStates(),
     microbatch_size: int | None = None,
-    weightless: Weightless = "full",
+    zero_weight: ZeroWeight = "compute",
     check_optimizer: bool = True,
 ) -> LossAuc:
     """The loss AUC of the training run that a policy induces, differentiable through the run.
@@ -43,19 +40,21 @@ def build_loss_auc(
     ((10, 3), (11,))
 
     Args:
-      loss_fn: per-example losses, (params, batch of B) -> [B], nats; the same function serves
-        training and desired examples. Pure and deterministic: no dropout, no running statistics.
+      loss_fn: per-example losses, (params, batch of B) -> [B], nats. Pure and deterministic: no
+        dropout, no running statistics.
       optimizer: any optax optimiser. Clipping, schedules and momentum are differentiated exactly.
+      desired_loss_fn: the losses l_k of the desired examples, of the same form; `loss_fn` when
+        None.
       memory: which states are kept for the backward sweep (`StoreStates`, `OffloadStates`,
         `RecomputeStates`).
       microbatch_size: examples handled at once inside a step; all of them when None. It bounds
         the memory of activations and changes nothing but rounding.
-      weightless: what a step does with examples whose weight is exactly 0, which it then passes
-        over by whole micro-batches, so that the cost follows the policy's support. "full": the
-        same as with all others. "slopes": only what their entry of the gradient needs, which stays
-        exact. "skip": nothing; their entry is the largest of their row's known ones, so that no
-        method that descends gives them weight. The AUC is exact in all three; second derivatives
-        in reverse mode need "full".
+      zero_weight: what a step does with examples whose weight is exactly 0. "compute": the same as
+        with all others. "slope_only": only what their entry of the gradient needs; the gradient is
+        the same. "omit": nothing; their entry is set to the largest known one of their row, so
+        that no method of descent gives them weight. Whole micro-batches are left out, so that the
+        cost follows the policy's support. The AUC is exact in all three; second derivatives in
+        reverse mode need "compute".
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
         entry is zero (Adam's eps_root = 0); see `checks.check_optimizer`.
 
@@ -64,24 +63,20 @@ def build_loss_auc(
       differentiable in `policy` and `params`, not in what `loss_fn` or `optimizer` close over
       (JAX raises UnexpectedTracerError there: make it a leaf of `params`). Cost in forward passes
       of an example, a step: 3 without gradient, 11 with it under `StoreStates`, 3 more for each
-      level of `RecomputeStates`; of an example without weight 3 in all under "slopes", 0 under
-      "skip", in whole micro-batches (under vmap: as many as the run with the most needs). It
+      level of `RecomputeStates`; of an example without weight 3 in all under "slope_only", 0 under
+      "omit", in whole micro-batches (under vmap: as many as the run with the most needs). It
       raises ValueError at trace time when a shape or dtype does not fit, when the derivative with
       respect to data is asked for, and when the optimiser's update cannot be differentiated.
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
-    checks.check_microbatch_size(microbatch_size)
-    checks.check_weightless(weightless, microbatch_size)
-
-    def describe(train: Batch, desired: Batch) -> adjoint.TrainingRun:
-        return adjoint.TrainingRun.over(
-            loss_fn, optimizer, (train, desired), microbatch_size, weightless
-        )
+    training_run = adjoint.training_run_builder(
+        loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight
+    )
 
     @jax.custom_vjp
     def loss_curve(policy, params, train, desired):
-        return adjoint.evaluate(describe(train, desired), params, policy)
+        return adjoint.evaluate(training_run(train, desired), params, policy)
 
     def forward(policy, params, train, desired):
         for name, data in (("train", train), ("desired", desired)):
@@ -95,7 +90,7 @@ def build_loss_auc(
         policy, params, train, desired = values
         if check_optimizer:
             checks.check_optimizer(optimizer, params)
-        run = describe(train, desired)
+        run = training_run(train, desired)
         start = run.init(params)
         end, losses, kept = adjoint.forward_sweep(run, start, policy, memory, run.desired_loss)
         losses = jnp.concatenate([run.desired_loss(params)[None], losses])
@@ -106,7 +101,7 @@ def build_loss_auc(
         losses_cotangent, end_cotangent = jax.tree.map(
             _instantiate, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)
         )
-        run = describe(train, desired)
+        run = training_run(train, desired)
         cotangent = run.last_cotangent(end, losses_cotangent[-1])
         cotangent = cotangent._replace(
             params=jax.tree.map(jnp.add, cotangent.params, end_cotangent)
@@ -121,7 +116,7 @@ def build_loss_auc(
     def loss_auc(policy, params, train, desired):
         checks.check_policy_shape(policy, train)
         checks.check_loss_fn(loss_fn, params, train, "train")
-        checks.check_loss_fn(loss_fn, params, desired, "desired")
+        checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, desired, "desired")
         desired_losses, end = loss_curve(policy, params, train, desired)
         return jnp.mean(desired_losses[1:]), LossAucInfo(desired_losses, end)
 

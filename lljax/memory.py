@@ -2,8 +2,8 @@
 
 A strategy is an argument, not a mode: each one gives the same gradient to rounding, at another
 price in memory and time. The unit is a state s_t = (theta_t, o_t), parameters and optimiser
-state; activations are never kept. An optimiser whose update is not linear in the gradient (Adam,
-clipping) makes a fully kept step twice as large by theta: its gradient is kept too.
+state; activations are never kept. Where the optimiser's update is not linear in the gradient (Adam,
+clipping), the gradient is kept beside the state.
 
 Every strategy splits the T steps into a tree, `split(T) = (b_1, .., b_d)` with b_1 ... b_d >= T:
 b_1 segments of b_2 segments ... of b_d steps. The states in which the segments of a level start
@@ -13,9 +13,25 @@ first costs one more forward sweep.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import jax
+
+
+class MemoryStrategy(Protocol):
+    """What `memory=` takes; any immutable object of this form will do."""
+
+    def split(self, num_steps: int) -> tuple[int, ...]:
+        """T -> (b_1, .., b_d), the tree of kept states: b_1 ... b_d >= T."""
+        ...
+
+    def keep(self, states: Any) -> Any:
+        """What is put aside of a step's record, in the forward sweep of a tree of one level."""
+        ...
+
+    def fetch(self, kept: Any) -> Any:
+        """The record again, in the backward sweep."""
+        ...
 
 
 class _OnDevice:
@@ -88,9 +104,6 @@ class RecomputeStates(_OnDevice):
             counts.append(min(self.num_kept, num_steps))
             num_steps = math.ceil(num_steps / counts[-1])
         return (*counts, num_steps)
-
-
-MemoryStrategy = StoreStates | RecomputeStates
 
 
 def states_held(memory: MemoryStrategy, num_steps: int) -> int:

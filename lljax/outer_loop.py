@@ -1,151 +1,31 @@
-"""A safe loop around a policy optimiser, for an objective that is rough.
-
-A trial step that makes the AUC worse or not finite is taken back and the step shrinks; after a good
-one it grows.
-"""
+"""Loops around a policy optimiser that are compiled as a whole; `step_control` has their rules."""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from lljax import checks
-from lljax.loss_auc import LossAuc
 from lljax.policy import check_policy
-from lljax.policy_optimizer import PolicyOptimizer, check_policy_optimizer
-from lljax.types import Batch, Params
-
-RESTART_AFTER = 3  # rejections in a row
-
-
-class OuterState(NamedTuple):
-    """Where an optimisation of a policy stands after an outer step; all arrays."""
-
-    policy: jax.Array  # [T, N] gamma, the best so far
-    auc: jax.Array  # [] its AUC
-    policy_grad: jax.Array  # [T, N] its meta-gradient
-    optimizer_state: Any
-    scale: jax.Array  # [] factor on the learning rate
-    trials: jax.Array  # [] int, outer steps so far
-    rejections: jax.Array  # [] int, trials taken back since the last one that was not
-    trial_auc: jax.Array  # [] the AUC of the last trial, possibly not finite
-    complete: jax.Array  # [] bool, whether policy_grad holds the examples without weight too
-
-    @property
-    def accepted(self) -> jax.Array:
-        """[] bool, whether the last trial was taken."""
-        return self.rejections == 0
+from lljax.policy_optimizer import PolicyOptimizer
+from lljax.step_control import OuterState, build_step_control, try_policy
+from lljax.types import Batch, LossAuc, Params
 
 
-class StepControl(NamedTuple):
-    """An outer step in parts, for meta-gradients that are computed in one's own way.
-
-    state = control.begin(policy, auc, policy_grad)
-    trial = control.propose(state)                         # then its AUC and, if that is
-    state = control.take(state, trial_auc, trial_grad)     # finite and lower, its gradient;
-    state = control.reject(state, trial_auc)               # else this
-    state = control.refresh(state, policy_grad)            # of state.policy, if it is not complete
-
-    `take(..., complete=False)` says that the gradient leaves the examples without weight out.
-    """
-
-    begin: Callable[[ArrayLike, ArrayLike, ArrayLike], OuterState]
-    propose: Callable[[OuterState], jax.Array]
-    take: Callable[..., OuterState]
-    reject: Callable[[OuterState, ArrayLike], OuterState]
-    refresh: Callable[[OuterState, ArrayLike], OuterState]
-
-
-def build_step_control(
-    optimizer: PolicyOptimizer, *, grow: float = 1.2, shrink: float = 0.5
-) -> StepControl:
-    """The rules of `build_outer_loop` as pure functions that evaluate nothing themselves.
-
-    Args:
-      optimizer: the method.
-      grow: factor on the learning rate after a trial that was taken, >= 1.
-      shrink: factor on it after one that was not, in (0, 1).
-
-    Returns:
-      StepControl; every function costs O(T N). `take` rejects a trial whose AUC is not better or
-      whose gradient is not finite after all.
-    """
-    check_policy_optimizer(optimizer)
-    if grow < 1 or not 0 < shrink < 1:
-        raise ValueError(f"`grow` must be >= 1 and `shrink` in (0, 1); got {grow} and {shrink}.")
-
-    def begin(policy, auc, policy_grad):
-        zero = jnp.zeros((), jnp.int32)
-        return OuterState(
-            policy=policy,
-            auc=auc,
-            policy_grad=policy_grad,
-            optimizer_state=optimizer.init(policy),
-            scale=jnp.ones((), policy.dtype),
-            trials=zero,
-            rejections=zero,
-            trial_auc=auc,
-            complete=jnp.array(True),
-        )
-
-    def update(state):
-        return optimizer.update(state.policy_grad, state.optimizer_state, state.policy, state.scale)
-
-    def take(state, auc, policy_grad, complete=True):
-        trial, optimizer_state = update(state)
-        taken = OuterState(
-            policy=trial,
-            auc=auc,
-            policy_grad=policy_grad,
-            optimizer_state=optimizer_state,
-            scale=state.scale * grow,
-            trials=state.trials + 1,
-            rejections=jnp.zeros_like(state.rejections),
-            trial_auc=auc,
-            complete=complete,
-        )
-        good = is_better(state, auc) & jnp.isfinite(policy_grad).all()
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, reject(state, auc))
-
-    def reject(state, auc):
-        rejections = state.rejections + 1
-        # Not at the first one: momentum that overshoots is worth more than none.
-        stuck = rejections % RESTART_AFTER == 0
-        fresh = optimizer.restart(state.optimizer_state)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(stuck, new, old), fresh, state.optimizer_state
-        )
-        return state._replace(
-            optimizer_state=kept,
-            scale=state.scale * shrink,
-            trials=state.trials + 1,
-            rejections=rejections,
-            trial_auc=auc,
-        )
-
-    def refresh(state, policy_grad):
-        finite = jnp.isfinite(policy_grad).all()
-        return state._replace(
-            policy_grad=jnp.where(finite, policy_grad, state.policy_grad),
-            complete=state.complete | finite,
-        )
-
-    return StepControl(begin, lambda state: update(state)[0], take, reject, refresh)
-
-
-def is_better(state: OuterState, auc: ArrayLike) -> jax.Array:
-    """[] bool: whether a trial's AUC is finite and below that of the best policy so far."""
-    return jnp.isfinite(auc) & (auc < state.auc)
+class LoopFn(Protocol):
+    def __call__(
+        self, policy_or_state: Any, params: Params, train: Batch, desired: Batch
+    ) -> OuterState:
+        """(gamma [T, N], or the state before; theta_0; N examples; K examples) -> state."""
+        ...
 
 
 class OuterLoop(NamedTuple):
     """The two pure functions of a policy optimisation, for a loop of one's own."""
 
-    init: Callable[[jax.Array, Params, Batch, Batch], OuterState]
-    step: Callable[[OuterState, Params, Batch, Batch], OuterState]
+    init: LoopFn
+    step: LoopFn
 
 
 def build_outer_loop(
@@ -168,11 +48,11 @@ def build_outer_loop(
       optimizer: the method.
       grow: >= 1.
       shrink: in (0, 1).
-      active_loss_auc: the same objective built with `weightless="skip"`: an active set. It is used
-        for all outer steps but each `check_every`-th, so that examples that have lost their weight
-        cost nothing between the checks. A check looks at all of them, at the policy that stays if
-        its trial is taken back. Let `loss_auc` be built with `weightless="slopes"`, and
-        the method write exact zeros (`cutoff`, or `projected_gradient`).
+      active_loss_auc: the same objective built with `zero_weight="omit"`: an active set. It is used
+        in all outer steps except every `check_every`-th, so that examples that have lost their
+        weight cost nothing between two checks. A check looks at all of them, at the policy that
+        stays if its trial is taken back. Build `loss_auc` with `zero_weight="slope_only"`, and
+        choose a method that writes exact zeros (`cutoff`, or `projected_gradient`).
       check_every: outer steps from one look at all examples to the next.
 
     Returns:
@@ -180,8 +60,8 @@ def build_outer_loop(
       `step(state, params, train, desired) -> OuterState`. Cost: a meta-gradient each; a rejected
       step costs only the forward sweep of one (not under vmap, where `lax.cond` runs both sides).
       With an active set, one meta-gradient more for a check that is taken back (under vmap for
-      every check); where `complete` is False, `policy_grad` is filled as "skip" says for the
-      examples that were left out.
+      every check); where `complete` is False, `policy_grad` is filled for the examples that were
+      left out, as "omit" says.
     """
     if check_every < 1:
         raise ValueError(f"`check_every` must be at least 1; got {check_every}.")
@@ -193,29 +73,26 @@ def build_outer_loop(
         )
         return control.begin(policy, auc, policy_grad)
 
-    def attempt(objective, complete, state, *data):
-        auc, pull_back, _ = jax.vjp(
-            lambda policy: objective(policy, *data), control.propose(state), has_aux=True
-        )
+    def attempt(objective_fn, complete, state, *data):
+        def evaluate(policy):
+            objective, pull_back, _ = jax.vjp(
+                lambda policy: objective_fn(policy, *data), policy, has_aux=True
+            )
+            return objective, lambda: pull_back(jnp.ones_like(objective))[0]
 
-        def take():
-            (policy_grad,) = pull_back(jnp.ones_like(auc))
-            return control.take(state, auc, policy_grad, complete)
+        def look_at_all(policy):
+            policy_grad, _ = jax.grad(loss_auc, has_aux=True)(policy, *data)
+            return policy_grad
 
-        return jax.lax.cond(is_better(state, auc), take, lambda: control.reject(state, auc))
+        look = None if active_loss_auc is None else look_at_all
+        return try_policy(control, state, evaluate, look, complete=complete)
 
-    def check(state, *data):
-        def look():
-            policy_grad, _ = jax.grad(loss_auc, has_aux=True)(state.policy, *data)
-            return control.refresh(state, policy_grad)
-
-        state = attempt(loss_auc, True, state, *data)
-        return jax.lax.cond(state.complete, lambda: state, look)
+    check = functools.partial(attempt, loss_auc, True)
 
     def step(state, params, train, desired):
         data = params, train, desired
         if active_loss_auc is None:
-            return attempt(loss_auc, True, state, *data)
+            return check(state, *data)
         active = functools.partial(attempt, active_loss_auc, False)
         trials = state.trials + 1
         after = jax.lax.cond(trials % check_every == 0, check, active, state, *data)
@@ -271,7 +148,7 @@ def optimize_policy(
       num_steps: outer steps, at least 1.
       grow: factor on the learning rate after a step that was taken.
       shrink: factor on it after one that was not.
-      active_loss_auc: the same objective built with `weightless="skip"`: an active set, as in
+      active_loss_auc: the same objective built with `zero_weight="omit"`: an active set, as in
         `build_outer_loop`.
       check_every: outer steps from one look at all examples to the next.
 
@@ -301,9 +178,11 @@ def optimize_policy(
 
     def body(state, _):
         state = loop.step(state, params, train, desired)
-        return state, (state.auc, state.accepted)
+        return state, (state.objective, state.accepted)
 
     start = loop.init(policy, params, train, desired)
     end, (aucs, accepted) = jax.lax.scan(body, start, length=num_steps)
-    history = jnp.concatenate([start.auc[None], aucs])
-    return OptimizedPolicy(end.policy, end.auc, end.policy_grad, history, accepted, end.complete)
+    history = jnp.concatenate([start.objective[None], aucs])
+    return OptimizedPolicy(
+        end.policy, end.objective, end.policy_grad, history, accepted, end.complete
+    )

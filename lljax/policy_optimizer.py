@@ -8,7 +8,7 @@ the new policy itself, since the rows must stay on the simplex:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,30 @@ import optax
 from lljax.policy import project_simplex
 
 
+class PolicyUpdate(Protocol):
+    """The `update` of a method."""
+
+    def __call__(
+        self,
+        policy_grad: jax.Array,
+        state: Any,
+        policy: jax.Array,
+        scale: jax.typing.ArrayLike = 1.0,
+    ) -> tuple[jax.Array, Any]:
+        """(gradient [T, N], state, gamma [T, N], factor [] on the rate) -> (gamma, state)."""
+        ...
+
+
 class PolicyOptimizer(NamedTuple):
     """A method: `init(policy) -> state` and `update` as in the module's docstring.
 
-    `update` takes a fourth argument, `scale`, by which the learning rate is multiplied (default
-    1); a step-size control sets it. `restart` maps a state to one without memory: with momentum
-    along a direction that has turned bad no step is small enough.
+    A step-size control sets the last argument of `update`, by which the learning rate is
+    multiplied. `restart` maps a state to one without memory: with momentum along a direction that
+    has turned bad no step is small enough.
     """
 
     init: Callable[[jax.Array], Any]
-    update: Callable[..., tuple[jax.Array, Any]]
+    update: PolicyUpdate
     restart: Callable[[Any], Any] = lambda state: state
 
 
@@ -83,9 +97,9 @@ def exponentiated_gradient(
       momentum: mu in [0, 1). Costs one more array [T, N].
       cutoff: c in [0, 1). Weights below c / N move in a straight line, those above by factors: with
         z = 1 + ln(gamma N / c) above, z = gamma N / c below, z <- max(0, z - epsilon m) and the
-        row is divided by its sum. So weights become exactly 0, which alone they never would, and
-        the cost can follow the support (`weightless` in `build_loss_auc`); an example comes back
-        in the same way once its slope is below its row's mean.
+        row is divided by its sum. So weights become exactly 0, which without a cutoff they never
+        do, and the cost can follow the support (`zero_weight` in `build_loss_auc`); an example
+        comes back in the same way once its slope is below its row's mean.
 
     Reference: Kivinen and Warmuth, Information and Computation 132 (1997).
     """
@@ -111,7 +125,7 @@ def exponentiated_gradient(
         # A row without spread is stationary already: nothing to divide, nothing to move.
         direction = jnp.where(variance > 0, centred * jax.lax.rsqrt(variance), 0)
         if momentum:
-            # A weightless example's slope may not be known: it gathers no momentum.
+            # The slope of an example without weight may not be known: it gathers no momentum.
             trace = direction = momentum * jnp.where(policy > 0, trace, 0) + direction
         step = _at(learning_rate, count) * scale * direction
         if cutoff:
@@ -130,17 +144,17 @@ def exponentiated_gradient(
 def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
     """The same method on a meta-gradient that is averaged over neighbouring inner steps.
 
-      g_t <- (g_{t-1} + 2 g_t + g_{t+1}) / 4, so many times, with g_{-1} = g_0 and g_T = g_{T-1}
+      g_t <- (g_{t-1} + 2 g_t + g_{t+1}) / 4, `passes` times, with g_{-1} = g_0, g_T = g_{T-1}
 
     Where the inner training is at the edge of stability, it oscillates from step to step along its
     sharpest direction, and so can its meta-gradient: most of it then has a period near two steps,
     and without that part a step of the policy may be longer. A pass removes the period of two
-    (but for the first and last steps) and leaves what varies slowly over t. The deviation of the
-    weights of the mean is sqrt(passes / 2) inner steps. A mean need not be a direction of descent:
-    near an optimum, trials may be taken back for no other reason.
+    (but for the first and last steps) and leaves what varies slowly over t. The weights of the mean
+    have a standard deviation of sqrt(passes / 2) inner steps. The mean need not be a direction of
+    descent, so near an optimum more trials are taken back.
 
-    What a meta-gradient of `weightless="skip"` says of an example that it left out, the largest
-    slope of its row, is true of the mean as well: only a known slope gives weight.
+    An example that `zero_weight="omit"` left out has the largest slope of its row in the mean, as
+    in the meta-gradient itself: only a known slope gives weight.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.smoothed(lljax.exponentiated_gradient(0.5), passes=1)

@@ -1,139 +1,43 @@
 """One inner step: the policy-weighted gradient, handed to an optax optimiser (paper, Eq. 1)."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from lljax.types import Batch, LossFn, Params, TrainState
+from lljax.microbatch import Examples
+from lljax.types import LossFn, Params, TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class MicroBatches:
-    """Examples cut into M pieces of m, the unit in which a step passes over its data.
-
-    The last piece is filled up with copies of the last example; every user of the losses gives
-    those copies the weight 0 or cuts them off.
-    """
-
-    batch: Batch  # leaves [M, m, ...]
-    num_examples: int
-
-    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, jax.Array]:
-        """`body(carry, batch of m, values [m] ..) -> (carry, [m])` over all micro-batches.
-
-        Returns:
-          (the last carry, what the body gave for each example [B]).
-        """
-
-        def visit(carry, piece):
-            return body(carry, *piece)
-
-        pieces = (self.batch, *map(self.split, values))
-        if self.shape[0] > 1:
-            carry, found = jax.lax.scan(visit, init, pieces)
-        else:
-            carry, found = visit(init, jax.tree.map(lambda leaf: leaf[0], pieces))
-        return carry, self.join(found)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(M, m)."""
-        num_pieces, size = jax.tree.leaves(self.batch)[0].shape[:2]
-        return num_pieces, size
-
-    def split(self, values: jax.Array) -> jax.Array:
-        """[B] -> [M, m], zero on the filling."""
-        num_pieces, size = self.shape
-        padded = jnp.pad(values, (0, num_pieces * size - self.num_examples))
-        return padded.reshape(num_pieces, size)
-
-    def join(self, values: jax.Array) -> jax.Array:
-        """[M, m] -> [B]."""
-        return values.reshape(-1)[: self.num_examples]
+def train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    examples: Examples,
+    weights: jax.Array,
+) -> tuple[TrainState, Params]:
+    """One step of training: (s_t, gamma_t [B]) -> (s_{t+1}, g_t). Cost: three forward passes."""
+    gradient, _ = weighted_gradient(loss_fn, state.params, examples, weights)
+    return apply_optimizer(optimizer, state, gradient), gradient
 
 
-@dataclasses.dataclass(frozen=True)
-class ReorderedBatches:
-    """Some micro-batches of examples in another order; the others are neither read nor computed.
-
-    How many there are is known at run time only, so what is folded over them can be differentiated
-    in forward mode, not in reverse mode.
-    """
-
-    examples: MicroBatches
-    order: jax.Array  # [M, m] places in the M m examples, filling included
-    first: jax.Array  # [] int
-    end: jax.Array  # [] int
-
-    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, jax.Array]:
-        """As `MicroBatches.fold`, with 0 for the examples that are left out."""
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.examples.batch)
-        pieces = (flat, *(self.examples.split(array).reshape(-1) for array in values))
-
-        def piece(number):
-            return jax.tree.map(lambda leaf: leaf[self.order[number]], pieces)
-
-        def visit(number, state):
-            carry, found = state
-            carry, new = body(carry, *piece(number))
-            return carry, found.at[self.order[number]].set(new, unique_indices=True)
-
-        _, like = jax.eval_shape(body, init, *jax.eval_shape(piece, self.first))
-        found = jnp.zeros(self.order.size, like.dtype)
-        carry, found = jax.lax.fori_loop(self.first, self.end, visit, (init, found))
-        return carry, self.examples.join(found)
-
-    @property
-    def member(self) -> jax.Array:
-        """[B] bool, the examples that are folded over."""
-        piece = jnp.arange(len(self.order))[:, None]
-        visited = (piece >= self.first) & (piece < self.end)
-        member = jnp.zeros(self.order.size, bool).at[self.order].set(visited)
-        return self.examples.join(member)
-
-
-def split_by_weight(
-    examples: MicroBatches, weights: jax.Array
-) -> tuple[ReorderedBatches, ReorderedBatches]:
-    """(the fewest micro-batches that hold all examples whose weight is not 0, the others)."""
-    num_pieces, size = examples.shape
-    weightless = examples.split(weights).reshape(-1) == 0
-    order = jnp.argsort(weightless, stable=True).reshape(num_pieces, size)
-    end = (jnp.sum(~weightless) + size - 1) // size
-    return (
-        ReorderedBatches(examples, order, jnp.zeros_like(end), end),
-        ReorderedBatches(examples, order, end, jnp.full_like(end, num_pieces)),
-    )
-
-
-def split_microbatches(batch: Batch, size: int | None) -> MicroBatches:
-    """Cuts a batch of B examples into ceil(B / size) micro-batches; one when `size` is None."""
-    num_examples = jax.tree.leaves(batch)[0].shape[0]
-    size = num_examples if size is None else min(size, num_examples)
-    num_pieces = -(-num_examples // size)
-    filling = num_pieces * size - num_examples
-
-    def cut(leaf: jax.Array) -> jax.Array:
-        if filling:
-            leaf = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], filling, axis=0)])
-        return leaf.reshape(num_pieces, size, *leaf.shape[1:])
-
-    return MicroBatches(jax.tree.map(cut, batch), num_examples)
-
-
-def example_losses(
-    loss_fn: LossFn, params: Params, examples: MicroBatches | ReorderedBatches
-) -> jax.Array:
+def example_losses(loss_fn: LossFn, params: Params, examples: Examples) -> jax.Array:
     """The loss of every example, [B]. Cost: one forward pass."""
     _, losses = examples.fold(lambda _, batch: (None, loss_fn(params, batch)), None)
     return losses
 
 
-def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Array:
+def example_slopes(
+    loss_fn: LossFn, params: Params, examples: Examples, direction: Params
+) -> jax.Array:
+    """The slopes grad l_n(theta) . u of all examples in a direction u, [B].
+
+    No gradient of a single example is formed. Cost: two forward passes.
+    """
+    _, slopes = jax.jvp(lambda p: example_losses(loss_fn, p, examples), (params,), (direction,))
+    return slopes
+
+
+def mean_loss(loss_fn: LossFn, params: Params, examples: Examples) -> jax.Array:
     """L(theta), the mean loss of the examples (Eq. 2). Cost: one forward pass."""
     losses = example_losses(loss_fn, params, examples)
     # In 16 bits a mean is coarser than the gain of an outer step.
@@ -144,7 +48,7 @@ def mean_loss(loss_fn: LossFn, params: Params, examples: MicroBatches) -> jax.Ar
 def weighted_gradient(
     loss_fn: LossFn,
     params: Params,
-    examples: MicroBatches | ReorderedBatches,
+    examples: Examples,
     weights: jax.Array,
 ) -> tuple[Params, jax.Array]:
     """The gradient of sum_n w_n l_n(theta), and the losses l_n(theta) themselves.

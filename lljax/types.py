@@ -7,8 +7,7 @@ Axis letters, used in every docstring:
   B  examples of a batch handed to the loss function
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
@@ -18,11 +17,16 @@ Params = Any
 Batch = Any
 """Examples: any pytree of arrays that share their leading axis [B, ...]."""
 
-LossFn = Callable[[Params, Batch], jax.Array]
-"""Per-example losses in nats: (params, batch of B examples) -> [B]."""
-
-Weightless = Literal["full", "slopes", "skip"]
+ZeroWeight = Literal["compute", "slope_only", "omit"]
 """What a step does with the examples whose weight is exactly 0; see `build_loss_auc`."""
+
+
+class LossFn(Protocol):
+    """A user's loss, one number in nats for each example of a batch."""
+
+    def __call__(self, params: Params, batch: Batch, /) -> jax.Array:
+        """(theta, B examples) -> [B], floating."""
+        ...
 
 
 class TrainState(NamedTuple):
@@ -37,3 +41,13 @@ class LossAucInfo(NamedTuple):
 
     desired_losses: jax.Array  # [T+1] L(theta_0) .. L(theta_T), nats
     params: Params  # theta_T
+
+
+class LossAuc(Protocol):
+    """The objective that `build_loss_auc` makes; any pure function of this form will do."""
+
+    def __call__(
+        self, policy: jax.Array, params: Params, train: Batch, desired: Batch
+    ) -> tuple[jax.Array, LossAucInfo]:
+        """(gamma [T, N], theta_0, N examples, K examples) -> (AUC [], what the run leaves)."""
+        ...

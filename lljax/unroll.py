@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from lljax import checks
-from lljax.train_step import apply_optimizer, split_microbatches, weighted_gradient
+from lljax.microbatch import split_microbatches
+from lljax.train_step import train_step
 from lljax.types import Batch, LossFn, Params, TrainState
 
 
@@ -48,8 +49,8 @@ def unroll(
     examples = split_microbatches(train, microbatch_size)
 
     def step(state: TrainState, row: jax.Array):
-        gradient, _ = weighted_gradient(loss_fn, state.params, examples, row)
-        return apply_optimizer(optimizer, state, gradient), observe(state.params, row)
+        after, _ = train_step(loss_fn, optimizer, state, examples, row)
+        return after, observe(state.params, row)
 
     state, seen = jax.lax.scan(step, TrainState(params, optimizer.init(params)), policy)
     last = observe(state.params, policy[-1])

@@ -1,1 +1,1 @@
-"""Data: teacher-student problems (later: text)."""
+"""Text: where it comes from, how it becomes sequences of tokens, and how these are damaged."""

@@ -28,11 +28,13 @@ from typing import Any
 import filelock
 from tqdm import tqdm
 
+from lljax.errors import UserError
+
 _USER_AGENT = {"User-Agent": "lljax"}  # some servers refuse urllib's own
 _REACH_SECONDS = 5.0
 
 
-class TextError(ValueError):
+class TextError(UserError):
     """The text or a setting about it cannot be used; says which, why, and what to do."""
 
 

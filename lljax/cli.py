@@ -1,0 +1,231 @@
+"""The command line: `lljax run`, `sweep`, `plan` and `report`.
+
+Only reading the command line is here; `commands` has what the commands do. Packages are imported
+where they are used, so that help is quick and a missing one is named.
+"""
+
+import importlib.metadata
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import lljax
+from lljax.errors import RunFailed, UserError
+
+USAGE = """\
+usage: lljax COMMAND ...
+
+  lljax run CONFIG [--workdir DIR] [flags]   optimise a learning policy and report on it;
+                                             the same command again continues or tells the result
+  lljax sweep CONFIG [--workdir DIR] [flags] several runs, and the table that compares them
+  lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
+  lljax report DIR [--pdf]                   draw the report of a finished run again
+
+CONFIG is a Python file, or the name of a config that lljax comes with: `lljax run` lists them.
+
+Examples:
+  lljax run perceptron
+  lljax run perceptron --workdir runs/seed1 --seed 1 --outer.num-steps 40
+  lljax plan transformer --data.path stories.txt
+  lljax run perceptron --help                all flags, with this config's values
+
+Exit status: 0 done, 1 the run failed, 2 the input is wrong.
+"""
+
+
+def main() -> None:
+    """The `lljax` command."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"lljax {lljax.__version__}")
+        return 0
+    command, *rest = arguments
+    try:
+        match command:
+            case "run":
+                _run(rest)
+            case "sweep":
+                _sweep(rest)
+            case "plan":
+                _plan(rest)
+            case "report":
+                _report(rest)
+            case _:
+                raise UserError(f"there is no command `{command}`: use run, sweep, plan or report.")
+    except UserError as error:
+        print(f"lljax: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"lljax: the run failed: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        package = _package_of(error.name)
+        if package is None:
+            raise
+        print(
+            f"lljax: `lljax {command}` needs the package {package}, which is not installed: "
+            f"pip install {package}",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("\nlljax: interrupted; the same command continues the run", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _package_of(module: str | None) -> str | None:
+    """The package that lljax depends on and that has the module; None if it is no such module."""
+    requirements = importlib.metadata.requires("lljax") or []
+    packages = [re.split(r"[^\w.-]", line)[0] for line in requirements if "extra ==" not in line]
+    names = {package.replace("-", "_").lower(): package for package in packages}
+    names |= {"orbax": "orbax-checkpoint", "PIL": "pillow"}  # imported under another name
+    return names.get((module or "").partition(".")[0])
+
+
+def _config_name(command: str, arguments: Sequence[str], function: str) -> str | None:
+    """The config that a command's first argument names; None where only help is asked for."""
+    from lljax.tasks.config_file import shipped_list
+
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0]
+    if {"-h", "--help"} & set(arguments):
+        return None
+    raise UserError(
+        f"`lljax {command}` needs a CONFIG first: a Python file that defines {function}(), or one "
+        f"of those that lljax comes with:\n{shipped_list(function)}"
+    )
+
+
+def _parse(
+    command: str, purpose: str, default: Any, arguments: Sequence[str], workdir: tuple[str, str]
+) -> tuple[Any, Path]:
+    """The flags of `lljax COMMAND CONFIG`: a config like `default`, and the workdir.
+
+    Args:
+      command: run, sweep or plan.
+      purpose: what the help says that it does.
+      default: the config with the values that flags may change; the flags are made from its type.
+      arguments: the command line behind the command.
+      workdir: its default, and what the help says of it; an empty default: the command has none.
+    """
+    import tyro
+
+    Config = type(default)
+    ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+    Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    place, place_help = workdir
+    Place = Annotated[Path, tyro.conf.arg(help=place_help)]
+
+    def with_workdir(
+        config_file: ConfigFile,  # type: ignore[valid-type]
+        config: Settings = default,  # type: ignore[valid-type]
+        workdir: Place = Path(place),  # type: ignore[valid-type]
+    ) -> tuple[Any, Path]:
+        return config, workdir
+
+    def without_workdir(
+        config_file: ConfigFile,  # type: ignore[valid-type]
+        config: Settings = default,  # type: ignore[valid-type]
+    ) -> tuple[Any, Path]:
+        return config, Path()
+
+    # The usage line names the config that the values shown belong to.
+    named = [] if arguments[0].startswith("-") else [arguments[0]]
+    return tyro.cli(
+        with_workdir if place else without_workdir,
+        prog=" ".join(["lljax", command, *named]),
+        description=purpose,
+        args=list(arguments),
+    )
+
+
+def _default_workdir(name: str | None) -> str:
+    return f"runs/{Path(name).stem if name else 'NAME'}"
+
+
+def _load(name: str | None) -> Any:
+    """The experiment of a config; the first built-in one where only help is asked for."""
+    from lljax.tasks.config_file import TASKS, load_experiment
+    from lljax.tasks.problem import Experiment
+
+    return load_experiment(name) if name else Experiment(TASKS[0], TASKS[0].config_type())
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """Optimise a learning policy: find the data weights under which a model learns fastest.
+
+    Trains conventionally, improves the policy gamma[t, n] by exact meta-gradients, and reports on
+    test data how fast the policy with the smallest loss AUC on validation data learns. Run again
+    on the same workdir, it continues where it was.
+    """
+    name = _config_name("run", arguments, "get_config")
+    experiment = _load(name)
+    place = _default_workdir(name), "folder of this run's checkpoints, metrics, policy and report"
+    config, workdir = _parse("run", _run.__doc__ or "", experiment.config, arguments, place)
+    from lljax import commands
+
+    commands.run(experiment._replace(config=config), workdir)
+
+
+def _sweep(arguments: Sequence[str]) -> None:
+    """Run several configs, each in a folder of its own, and print the table of Table 2.
+
+    The values shown are the first config's; a flag that is given applies to all of them. Run again
+    on the same workdir, it continues where it was.
+    """
+    from lljax.tasks.config_file import load_experiments
+
+    name = _config_name("sweep", arguments, "get_configs")
+    experiments = load_experiments(name) if name else {"row": _load(None)}
+    place = _default_workdir(name), "folder of the runs' folders, table.txt and table.json"
+    workdir = Path()
+    for row, experiment in experiments.items():
+        config, workdir = _parse("sweep", _sweep.__doc__ or "", experiment.config, arguments, place)
+        experiments[row] = experiment._replace(config=config)
+    from lljax import commands
+
+    commands.sweep(experiments, workdir)
+
+
+def _plan(arguments: Sequence[str]) -> None:
+    """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy."""
+    experiment = _load(_config_name("plan", arguments, "get_config"))
+    config, _ = _parse("plan", _plan.__doc__ or "", experiment.config, arguments, ("", ""))
+    from lljax.engine.plan import describe, plan_run
+
+    print(describe(plan_run(experiment._replace(config=config))))
+
+
+def _report(arguments: Sequence[str]) -> None:
+    import tyro
+
+    def command(
+        workdir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+        pdf: bool = False,
+    ) -> tuple[Path, bool]:
+        """Draw the figures and report.html of a finished run again.
+
+        Args:
+            workdir: what `lljax run` wrote
+            pdf: also write every figure as a vector PDF
+        """
+        return workdir, pdf
+
+    workdir, pdf = tyro.cli(command, prog="lljax report", args=list(arguments))
+    from lljax import commands
+
+    print(commands.report(workdir, pdf))
+
+
+if __name__ == "__main__":
+    main()

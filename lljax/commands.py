@@ -1,0 +1,61 @@
+"""What the commands of the command line do, once their flags are read: engine, then report."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lljax.artifacts.files import write_atomically, write_json
+from lljax.artifacts.results import load_results
+from lljax.errors import RunFailed, UserError
+from lljax.report import sweep_table
+from lljax.report.tables import summary_table
+from lljax.tasks.problem import Experiment
+
+
+def run(experiment: Experiment, root: Path) -> None:
+    """`lljax run`: an experiment in the folder `root`, its report, and its table on stdout.
+
+    Raises:
+      UserError: the folder is another run's or damaged, or the data are unusable.
+      RunFailed: the inner training diverges.
+    """
+    from lljax.engine.run import run as run_experiment  # orbax, and JAX's device
+
+    run_experiment(experiment, root, report)
+    print(summary_table(load_results(root).summary))
+
+
+def report(root: Path, pdf: bool = False) -> Path:
+    """`lljax report`: draws the figures and report.html of a finished run; returns its path."""
+    from lljax.report.page import render  # matplotlib, jinja2: not needed before
+
+    return render(root, pdf)
+
+
+def sweep(experiments: Mapping[str, Experiment], root: Path) -> None:
+    """`lljax sweep`: every experiment in a folder of its name below `root`, then the table.
+
+    A row that fails is shown as unfinished, and does not keep the others from running.
+
+    Raises:
+      UserError: the first row's input is wrong.
+      RunFailed: a row failed; after the table.
+    """
+    failures: dict[str, Exception] = {}
+    workdirs = {name: root / name for name in experiments}
+    for name, experiment in experiments.items():
+        print(f"--- {name}", file=sys.stderr, flush=True)
+        try:
+            run(experiment, workdirs[name])
+        except (RunFailed, UserError) as error:
+            if isinstance(error, UserError) and name == next(iter(experiments)):
+                raise  # most likely wrong for all of them
+            failures[name] = error
+            print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+    rows = sweep_table.rows(workdirs)
+    table = sweep_table.text_table(rows)
+    write_json(root / "table.json", rows)
+    write_atomically(root / "table.txt", f"{table}\n".encode())
+    print(table)
+    if failures:
+        raise RunFailed("; ".join(f"{name}: {error}" for name, error in failures.items()))

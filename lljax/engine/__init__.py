@@ -1,0 +1,1 @@
+"""Runs experiments: resumes them, plans them, and writes the artifacts that `report` reads."""

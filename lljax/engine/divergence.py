@@ -1,0 +1,49 @@
+"""Says when the conventional training diverges, before its policy is optimised."""
+
+import numpy as np
+
+from lljax.engine.meta_gradient import Sweep
+from lljax.engine.progress import log
+from lljax.errors import RunFailed
+
+DIVERGED = 10  # times the initial loss
+
+
+def check_losses(sweep: Sweep, learning_rate: float) -> None:
+    """Looks at the loss curves of the conventional policy; warns where it does not learn.
+
+    Raises:
+      RunFailed: the desired loss diverges, or the validation loss is not finite.
+    """
+    losses, rate = sweep.desired, f"inner.learning_rate ({learning_rate:g})"
+    # A few early steps may overshoot; a run that ends far above its start has diverged.
+    beyond = ~(losses <= DIVERGED * losses[0])
+    if beyond[-1]:
+        step = int(np.argmax(beyond))
+        raise RunFailed(
+            f"conventional training diverges: the desired loss is {losses[0]:.4g} at inner step 0, "
+            f"{losses[step]:.4g} at step {step} and {losses[-1]:.4g} at the end. The likely cause "
+            f"is a too high {rate}: lower it. Nothing in the workdir was lost."
+        )
+    if losses[-1] >= losses[0]:
+        log(
+            f"warning: conventional training does not learn: the desired loss goes from "
+            f"{losses[0]:.4g} to {losses[-1]:.4g}. {rate} may be too high."
+        )
+    validation = sweep.curves["validation"]
+    if not np.isfinite(validation).all():
+        raise RunFailed(
+            f"the validation loss of the conventional policy is not finite from inner step "
+            f"{np.argmin(np.isfinite(validation))} on. Lower {rate}."
+        )
+
+
+def check_gradient(sweep: Sweep, learning_rate: float) -> None:
+    """RunFailed unless the meta-gradient of the conventional policy is finite."""
+    bad = ~np.isfinite(sweep.policy_grad).all(axis=1)
+    if bad.any():
+        raise RunFailed(
+            f"the meta-gradient of the conventional policy is not finite at {bad.sum()} of "
+            f"{bad.size} inner steps, first at step {np.argmax(bad)}: the training is unstable. "
+            f"Lower inner.learning_rate ({learning_rate:g})."
+        )

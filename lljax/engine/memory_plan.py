@@ -1,0 +1,148 @@
+"""How a run is cut into segments, and what is kept of its states, within a memory budget."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import psutil
+
+from lljax import adjoint
+from lljax.errors import UserError
+from lljax.memory import MemoryStrategy, RecomputeStates, StoreStates, recompute_within, states_held
+from lljax.tasks.config import InnerConfig
+from lljax.tasks.problem import Problem
+
+Mode = Literal["store", "offload", "recompute"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+GIGABYTE = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """The decision, and the figures that it rests on.
+
+    Attributes:
+      mode: what is kept between the sweeps: every step's record on the device ("store") or in the
+        host's memory ("offload"), or only the states in which segments start ("recompute").
+      segments: the steps of each segment.
+      within_segment: the strategy of the programs that run a segment.
+      state_bytes: of one state (parameters and optimiser state).
+      record_bytes: of what the backward sweep needs of one step.
+      budget_bytes: device memory for kept states.
+    """
+
+    mode: Mode
+    segments: tuple[slice, ...]
+    within_segment: MemoryStrategy
+    state_bytes: int
+    record_bytes: int
+    budget_bytes: int
+
+    @property
+    def resident(self) -> bool:
+        """Whether nothing has to be made again."""
+        return self.mode != "recompute"
+
+    @property
+    def num_steps(self) -> int:
+        return self.segments[-1].stop
+
+    @property
+    def segment_length(self) -> int:
+        return self.segments[0].stop
+
+    @property
+    def remade_bytes(self) -> int:
+        """Of the records that the backward program of a segment makes again and holds."""
+        return sum(self.within_segment.split(self.segment_length)[1:]) * self.record_bytes
+
+    def device_bytes(self, mode: Mode) -> int:
+        """Device memory for kept records in the worst moment."""
+        if mode == "store":
+            return self.num_steps * self.record_bytes
+        # One segment's records; off-loaded ones need room for a second one on its way.
+        held = states_held(self.within_segment, self.segment_length)
+        return held * self.record_bytes * (2 if mode == "offload" else 1)
+
+    def host_bytes(self, mode: Mode) -> int:
+        """Host memory for the segments' first states, and for what is off-loaded."""
+        starts = (len(self.segments) + 1) * self.state_bytes
+        return starts + (self.num_steps * self.record_bytes if mode == "offload" else 0)
+
+
+def plan_memory(problem: Problem, inner: InnerConfig) -> MemoryPlan:
+    """Cuts the run into segments and takes the fastest strategy that fits.
+
+    Raises:
+      UserError: nothing fits into the budget, or the strategy that was asked for does not.
+    """
+    record = adjoint.record_shapes(problem.optimizer, problem.params)
+    state_bytes, record_bytes = num_bytes(record.state), num_bytes(record)
+    budget = free_device_memory() // 2
+    if inner.memory_budget_gb is not None:
+        budget = int(inner.memory_budget_gb * GIGABYTE)
+    count = inner.segments or RecomputeStates().split(inner.num_steps)[0]
+    length = math.ceil(inner.num_steps / count)
+    segments = tuple(
+        slice(start, min(start + length, inner.num_steps))
+        for start in range(0, inner.num_steps, length)
+    )
+    within: MemoryStrategy = StoreStates()
+    if length * record_bytes > budget:
+        try:
+            within = recompute_within(length, budget // record_bytes)
+        except ValueError as error:
+            raise UserError(
+                f"inner.memory_budget_gb: {budget / GIGABYTE:.3g} GB do not hold the states of the "
+                f"backward sweep, {record_bytes / GIGABYTE:.3g} GB each ({error}) Give it more, "
+                f"cut the run into more inner.segments (now {count}), or take a smaller model."
+            ) from error
+    plan = MemoryPlan("recompute", segments, within, state_bytes, record_bytes, budget)
+    return dataclasses.replace(plan, mode=_choose(plan, inner))
+
+
+def _choose(plan: MemoryPlan, inner: InnerConfig) -> Mode:
+    if inner.memory != "auto":
+        needed = plan.device_bytes(inner.memory)
+        if needed > plan.budget_bytes:
+            raise UserError(
+                f"inner.memory = {inner.memory} needs {needed / GIGABYTE:.3g} GB for kept states; "
+                f"inner.memory_budget_gb allows {plan.budget_bytes / GIGABYTE:.3g}. Raise it, or "
+                f"leave inner.memory at auto."
+            )
+        return inner.memory
+    if plan.device_bytes("store") <= plan.budget_bytes:
+        return "store"
+    separate = jax.devices()[0].platform != "cpu"  # else the host's memory is the device's
+    room = free_host_memory() // 2
+    fits = plan.device_bytes("offload") <= plan.budget_bytes
+    if separate and fits and plan.host_bytes("offload") <= room:
+        return "offload"
+    return "recompute"
+
+
+def free_device_memory() -> int:
+    """Bytes that the device can still allocate."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return free_host_memory()
+
+
+def free_host_memory() -> int:
+    """Bytes that this process can still allocate, a container's limit included."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass  # no container, or none with a limit
+    return free
+
+
+def num_bytes(tree: Any) -> int:
+    """Of all arrays in a tree, or of arrays of such shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

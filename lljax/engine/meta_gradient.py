@@ -1,0 +1,232 @@
+"""One meta-gradient in segments: progress within it, and resuming a killed one where it was.
+
+The T steps are cut into C segments. The first states of the segments always stay in the host's
+memory (and in checkpoints). What the backward sweep needs of the steps between stays on the device,
+goes to the host, or is thrown away and made again from the segment's first state, by the same
+program. So where that program is deterministic, as on a CPU, all three give the same bits, and so
+does a sweep that was resumed.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax.engine.memory_plan import MemoryPlan, num_bytes
+from lljax.memory import OffloadStates
+from lljax.segments import OBJECTIVE
+from lljax.tasks.config import InnerConfig
+from lljax.tasks.problem import PolicyProblem
+from lljax.types import Batch, TrainState
+
+
+@dataclasses.dataclass
+class Sweep:
+    """How far a meta-gradient is: arrays in the host's memory, of shapes that never change.
+
+    Attributes:
+      curves: [T+1] each, mean losses at theta_0 .. theta_T: the objective's and the watched sets'.
+      starts: leaves [C+1, ...], the states in which the segments start, and s_T.
+      cotangent: the leaves of the cotangent of the state that the backward sweep has reached.
+      policy_grad: [T, N].
+      forward: the segments that the forward sweep has done.
+      backward: those that the backward sweep has done, from the last one on.
+    """
+
+    curves: dict[str, np.ndarray]
+    starts: list[np.ndarray]
+    cotangent: list[np.ndarray]
+    policy_grad: np.ndarray
+    forward: int = 0
+    backward: int = 0
+
+    @property
+    def desired(self) -> np.ndarray:
+        """[T+1], the desired losses; the objective itself where nothing else is in it."""
+        return self.curves.get("desired", self.curves[OBJECTIVE])
+
+    @property
+    def objective(self) -> np.float32:
+        """The AUC of the objective's curve: its mean over t = 1 .. T."""
+        return np.float32(self.curves[OBJECTIVE][1:].mean(dtype=np.float64))
+
+
+class Programs(NamedTuple):
+    """What a meta-gradient runs for every segment."""
+
+    forward: jax.stages.Compiled
+    backward: jax.stages.Compiled
+    kept_bytes: int  # of what the forward program keeps for the backward one
+
+
+class MetaGradient:
+    """Meta-gradients of one problem; compiled once.
+
+    Attributes:
+      num_segments: C.
+      cost: forward passes of an example a step, of the forward and of the backward sweep.
+    """
+
+    def __init__(
+        self, problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan, active_set: bool = False
+    ):
+        """With an `active_set`, examples without weight cost as little as they can."""
+        build = functools.partial(
+            lljax.build_segments,
+            problem.loss_fn,
+            problem.optimizer,
+            desired_loss_fn=problem.desired_loss_fn,
+            memory=plan.within_segment,
+            microbatch_size=inner.microbatch_size,
+        )
+        segments = build(zero_weight="slope_only" if active_set else "compute")
+        compiled = [jax.jit(function) for function in segments]
+        self._start, self._forward, self._start_backward, self._backward = compiled
+        active = build(zero_weight="omit").backward if active_set else segments.backward
+        self._backward_active = jax.jit(active)
+        self._plan = plan
+        self._params = problem.params
+        self._data = problem.train, problem.objective
+        self._watched = watched(problem)
+        self._shape = plan.num_steps, problem.num_train
+        self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
+        self.num_segments = len(plan.segments)
+        self.cost = (3, 8 if plan.resident else 11)
+
+    def new_sweep(self) -> Sweep:
+        """One that has not begun; also the template to restore a saved one."""
+        (num_steps, _), (state, cotangent) = self._shape, self._trees
+        return Sweep(
+            {name: np.zeros(num_steps + 1, np.float32) for name in (OBJECTIVE, *self._watched)},
+            [np.zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
+            [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
+            np.zeros(self._shape, np.float32),
+        )
+
+    def compile(self) -> Programs:
+        """The programs of a segment's two sweeps, for their figures."""
+        state, cotangent = self._trees
+        rows = jax.ShapeDtypeStruct((self._plan.segment_length, self._shape[1]), np.float32)
+        loss_cotangents = jax.ShapeDtypeStruct(rows.shape[:1], np.float32)
+        forward = self._forward.lower(state, rows, self._data, self._watched)
+        kept = forward.out_info.kept
+        backward = self._backward.lower(cotangent, kept, rows, loss_cotangents, self._data)
+        return Programs(forward.compile(), backward.compile(), num_bytes(kept))
+
+    def run_forward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
+        """Completes the curves of `sweep`; `done` is called after every segment."""
+        if sweep.forward == 0:
+            state, losses = self._start(self._params, self._data, self._watched)
+            _put(sweep.starts, 0, state)
+            for name, loss in losses.items():
+                sweep.curves[name][0] = loss
+        state = self._state(sweep, sweep.forward)
+        for index in range(sweep.forward, self.num_segments):
+            steps = self._plan.segments[index]
+            state, curves, kept = self._forward(state, policy[steps], self._data, self._watched)
+            self._keep(index, kept)
+            del kept  # or the next segment's would stand beside it
+            for name, losses in curves.items():
+                sweep.curves[name][steps.start + 1 : steps.stop + 1] = losses
+            _put(sweep.starts, index + 1, state)
+            sweep.forward = index + 1
+            done(sweep)
+
+    def run_backward(
+        self,
+        policy: jax.Array,
+        sweep: Sweep,
+        done: Callable[[Sweep], None],
+        all_examples: bool = True,
+    ) -> None:
+        """Completes the policy's gradient after the forward sweep.
+
+        Without `all_examples` an active set leaves out those without weight.
+        """
+        backward = self._backward if all_examples else self._backward_active
+        num_steps, _ = self._shape
+        loss_cotangents = np.full(num_steps, 1 / num_steps, np.float32)
+        last, loss_cotangents[0] = loss_cotangents[-1], 0  # L(theta_0) is not in the AUC
+        if sweep.backward == 0:
+            state = self._state(sweep, self.num_segments)
+            cotangent = self._start_backward(state, jnp.asarray(last), self._data)
+        else:
+            _, tree = self._trees
+            cotangent = jax.tree.unflatten(jax.tree.structure(tree), sweep.cotangent)
+        for index in reversed(range(self.num_segments - sweep.backward)):
+            steps = self._plan.segments[index]
+            kept = self._fetch(index, policy, sweep)
+            cotangent, slopes = backward(
+                cotangent, kept, policy[steps], jnp.asarray(loss_cotangents[steps]), self._data
+            )
+            del kept
+            sweep.policy_grad[steps] = slopes
+            sweep.cotangent = [np.asarray(leaf) for leaf in jax.tree.leaves(cotangent)]
+            sweep.backward += 1
+            done(sweep)
+
+    def release(self) -> None:
+        """Frees what the forward sweep kept, which no backward sweep will want."""
+        self._resident.clear()
+
+    def _keep(self, index: int, kept: Any) -> None:
+        if self._plan.resident:
+            offload = self._plan.mode == "offload"
+            self._resident[index] = OffloadStates().keep(kept) if offload else kept
+
+    def _fetch(self, index: int, policy: jax.Array, sweep: Sweep) -> Any:
+        """What the forward sweep kept of a segment; made again where it is not at hand."""
+        if index in self._resident:
+            kept = self._resident.pop(index)
+            return OffloadStates().fetch(kept) if self._plan.mode == "offload" else kept
+        rows = policy[self._plan.segments[index]]
+        return self._forward(self._state(sweep, index), rows, self._data, self._watched).kept
+
+    @functools.cached_property
+    def _trees(self) -> tuple[Any, Any]:
+        """Shapes of a state and of its cotangent."""
+        state, _ = jax.eval_shape(self._start, self._params, self._data, self._watched)
+        return state, jax.eval_shape(self._start_backward, state, jnp.zeros(()), self._data)
+
+    def _state(self, sweep: Sweep, index: int) -> TrainState:
+        state, _ = self._trees
+        leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def watched(problem: PolicyProblem) -> dict[str, Batch]:
+    """The sets whose loss a sweep follows beside the objective, which may be the desired set."""
+    batches = {name: getattr(problem, name) for name in ("desired", "validation")}
+    return {name: batch for name, batch in batches.items() if batch is not problem.objective}
+
+
+def verify_offload(problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan) -> float:
+    """The error that off-loading makes in the gradient through the first two segments.
+
+    Memory has been moved wrongly by compilers before, so a run that off-loads asks first.
+
+    Returns:
+      The largest difference to the gradient from states on the device, over its largest entry; 0
+      where nothing is wrong, NaN where one of the two is not finite.
+    """
+    short = dataclasses.replace(plan, segments=plan.segments[:2])
+    policy = lljax.uniform_policy(short.num_steps, problem.num_train)
+    gradients = []
+    for mode in ("store", "offload"):
+        meta_gradient = MetaGradient(problem, inner, dataclasses.replace(short, mode=mode))
+        sweep = meta_gradient.new_sweep()
+        meta_gradient.run_forward(policy, sweep, lambda _: None)
+        meta_gradient.run_backward(policy, sweep, lambda _: None)
+        gradients.append(sweep.policy_grad)
+    stored, offloaded = gradients
+    return float(np.abs(offloaded - stored).max() / np.abs(stored).max())
+
+
+def _put(stacked: list[np.ndarray], index: int, tree: Any) -> None:
+    for array, leaf in zip(stacked, jax.tree.leaves(tree), strict=True):
+        array[index] = leaf

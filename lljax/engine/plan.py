@@ -1,0 +1,197 @@
+"""What a run will need, before it is run: `lljax plan CONFIG`.
+
+Sizes are counted, working memory and FLOPs are the compiler's own figures for the programs of the
+run, and the time comes from a probe (`probe`). The cost of an active set follows the policy, which
+is not known yet: such a run is planned as if all examples kept their weight.
+"""
+
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import lljax
+from lljax.artifacts.schema import SETS
+from lljax.engine.analysis import law_steps, snapshot_steps
+from lljax.engine.memory_plan import MODES, MemoryPlan, num_bytes, plan_memory
+from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.probe import measure_step, num_sweeps, step_flops
+from lljax.tasks.config import ExperimentConfig, policy_optimizer
+from lljax.tasks.problem import Experiment, build_problem
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """The needs of a run. Bytes, seconds and floating-point operations.
+
+    Attributes:
+      memory: how the run is cut and what is kept.
+      num_params: scalars in theta.
+      data_bytes: of all examples.
+      policy_bytes: of one array [T, N].
+      sweep_bytes: working memory of a meta-gradient beside what is kept: the larger of the forward
+        and the backward program's temporary and output arrays.
+      update_bytes: device memory while a policy is updated: the policies and gradients involved.
+      step_flops: of one inner step of a meta-gradient, recomputation included.
+      forward_seconds: of one inner step.
+      backward_seconds: of one inner step, recomputation included.
+      compile_seconds: of the two programs.
+      num_outer_steps: with the conventional policy's, step 0.
+      num_analyses: full analyses of a policy.
+    """
+
+    memory: MemoryPlan
+    num_params: int
+    data_bytes: int
+    policy_bytes: int
+    sweep_bytes: int
+    update_bytes: int
+    step_flops: float
+    forward_seconds: float
+    backward_seconds: float
+    compile_seconds: float
+    num_outer_steps: int
+    num_analyses: int
+
+    @property
+    def meta_gradient_seconds(self) -> float:
+        return self.memory.num_steps * (self.forward_seconds + self.backward_seconds)
+
+    @property
+    def analysis_seconds(self) -> float:
+        """A training run, and the contributions of all examples at the law's steps."""
+        num_steps = self.memory.num_steps
+        # A contribution takes 3 forward passes of an example where a step back takes 8.
+        again = (num_sweeps(self.memory) - 1) * self.forward_seconds
+        law = 3 / 8 * (self.backward_seconds - again) * len(law_steps(num_steps))
+        return num_steps * self.forward_seconds + law
+
+    @property
+    def run_seconds(self) -> float:
+        """Of compilation, meta-gradients and analyses, if every outer step is taken."""
+        return (
+            self.compile_seconds
+            + self.num_outer_steps * self.meta_gradient_seconds
+            + self.num_analyses * self.analysis_seconds
+        )
+
+    def peak_bytes(self, mode: Any) -> int:
+        """Device memory in the worst moment, under a mode of keeping states."""
+        # The uniform and the best policy, its gradient and a momentum; in a sweep also the trial.
+        policies = 5 * self.policy_bytes
+        states = 3 * self.memory.state_bytes  # theta_0, a sweep's state and its cotangent
+        sweeping = policies + states + self.memory.device_bytes(mode) + self.sweep_bytes
+        return self.data_bytes + max(sweeping, self.policy_bytes + self.update_bytes)
+
+
+def plan_run(experiment: Experiment) -> RunPlan:
+    """Plans a run; takes seconds, at most some minutes where a step takes many of them.
+
+    Raises:
+      UserError: the config or its data are unusable, or no strategy fits into memory.
+    """
+    config = experiment.config
+    problem = build_problem(experiment)
+    memory = plan_memory(problem, config.inner)
+    started = time.monotonic()
+    programs = MetaGradient(problem, config.inner, memory).compile()
+    compile_seconds = time.monotonic() - started
+    # What is kept is counted by the memory plan, not as working memory.
+    working = max(
+        _memory(programs.forward).made - programs.kept_bytes,
+        _memory(programs.backward).made - memory.remade_bytes,
+    )
+    policy = jax.ShapeDtypeStruct((config.inner.num_steps, problem.num_train), np.float32)
+    forward, backward = measure_step(problem, config.inner, memory)
+    batches = {id(b): b for b in (getattr(problem, n) for n in ("train", "objective", *SETS))}
+    return RunPlan(
+        memory=memory,
+        num_params=sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
+        data_bytes=num_bytes(list(batches.values())),
+        policy_bytes=num_bytes(policy),
+        sweep_bytes=working,
+        update_bytes=_update_bytes(config, policy),
+        step_flops=step_flops(problem, config.inner, memory),
+        forward_seconds=forward,
+        backward_seconds=backward,
+        compile_seconds=compile_seconds,
+        num_outer_steps=config.outer.num_steps + 1,
+        num_analyses=len(snapshot_steps(config.outer.num_steps)) + 1,  # and the best policy
+    )
+
+
+class _Memory(NamedTuple):
+    """Bytes of a program: its arguments; its outputs and what it needs in between."""
+
+    given: int
+    made: int
+
+
+def _memory(program: jax.stages.Compiled) -> _Memory:
+    stats: Any = program.memory_analysis()
+    made = stats.output_size_in_bytes + stats.temp_size_in_bytes
+    return _Memory(stats.argument_size_in_bytes, made)
+
+
+def _update_bytes(config: ExperimentConfig, policy: jax.ShapeDtypeStruct) -> int:
+    """Device memory of `take`, the largest of the outer loop's own programs."""
+    control = lljax.build_step_control(policy_optimizer(config.outer))
+    objective = jax.ShapeDtypeStruct((), np.float32)
+    state = jax.eval_shape(control.begin, policy, objective, policy)
+    needed = _memory(jax.jit(control.take).lower(state, objective, policy).compile())
+    return needed.given + needed.made
+
+
+def describe(plan: RunPlan) -> str:
+    """The plan in words, for a terminal."""
+    memory = plan.memory
+    meta = memory.num_steps * plan.step_flops
+    lines = [
+        f"parameters        {plan.num_params:,}; a state of the inner optimiser takes "
+        f"{_bytes(memory.state_bytes)}, the record of a step {_bytes(memory.record_bytes)}",
+        f"inner steps       {memory.num_steps:,} in {len(memory.segments)} segments of "
+        f"{memory.segment_length}",
+        f"arithmetic        {_count(plan.step_flops, 'FLOP')} an inner step, "
+        f"{_count(meta, 'FLOP')} a meta-gradient, "
+        f"{_count(meta * plan.num_outer_steps, 'FLOP')} in {plan.num_outer_steps} of them",
+        "",
+        f"memory            budget for kept states: {_bytes(memory.budget_bytes)}",
+        f"  {'strategy':<16}{'kept on the device':>20}{'peak on the device':>20}{'host':>12}",
+    ]
+    for mode in MODES:
+        chosen = "  <- chosen" if mode == memory.mode else ""
+        lines.append(
+            f"  {mode:<16}{_bytes(memory.device_bytes(mode)):>20}"
+            f"{_bytes(plan.peak_bytes(mode)):>20}{_bytes(memory.host_bytes(mode)):>12}{chosen}"
+        )
+    lines += [
+        f"  the peak holds data ({_bytes(plan.data_bytes)}), policies and their gradients "
+        f"({_bytes(plan.policy_bytes)} each) and working memory ({_bytes(plan.sweep_bytes)})",
+        "",
+        f"time              {_seconds(plan.forward_seconds)} forward and "
+        f"{_seconds(plan.backward_seconds)} backward an inner step, measured",
+        f"  meta-gradient   {_seconds(plan.meta_gradient_seconds)}",
+        f"  analysis        {_seconds(plan.analysis_seconds)}, of {plan.num_analyses} policies",
+        f"  whole run       {_seconds(plan.run_seconds)}, if no outer step is taken back",
+    ]
+    return "\n".join(lines)
+
+
+def _count(value: float, unit: str) -> str:
+    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def _bytes(value: float) -> str:
+    return _count(value, "B")
+
+
+def _seconds(value: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if value >= 2 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{1000 * value:.{3 if value < 1 else 4}g} ms"

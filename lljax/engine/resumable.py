@@ -1,0 +1,76 @@
+"""One meta-gradient that shows its progress, is saved on its way, and continues where it was."""
+
+from types import TracebackType
+
+import jax
+
+from lljax.engine.checkpoints import Checkpoints, SweepCheckpoints
+from lljax.engine.meta_gradient import MetaGradient, Sweep
+from lljax.engine.progress import SweepProgress, log
+
+
+class ResumableSweep:
+    """The sweeps of one policy, forward and, where they are wanted, back.
+
+    A context manager: leaving it frees what the forward sweep kept.
+
+    Attributes:
+      sweep: how far it is.
+    """
+
+    def __init__(
+        self,
+        meta_gradient: MetaGradient,
+        saved: SweepCheckpoints,
+        outer_step: int,
+        policy: jax.Array,
+        checkpoints: Checkpoints,
+    ):
+        """Continues the saved sweep of this outer step, or begins one.
+
+        Args:
+          meta_gradient: computes.
+          saved: where the sweep is saved, at times.
+          outer_step: that it belongs to.
+          policy: gamma [T, N].
+          checkpoints: of the outer steps, without which a saved sweep is of no use.
+        """
+        self._meta_gradient, self._saved, self._step = meta_gradient, saved, outer_step
+        self._policy, self._checkpoints = policy, checkpoints
+        self._label = f"{saved.label} {outer_step}"
+        new = meta_gradient.new_sweep()
+        restored = saved.restore(outer_step, new)
+        if restored is not None:
+            done = restored.forward + restored.backward
+            log(f"continuing within {self._label}, after {done} segments")
+        self.sweep = new if restored is None else restored
+        self._progress = SweepProgress(self._label, self.sweep, meta_gradient)
+
+    def __enter__(self) -> "ResumableSweep":
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._meta_gradient.release()
+        self._progress.__exit__(kind, error, trace)
+
+    def forward(self) -> Sweep:
+        """Completes the loss curves."""
+        self._meta_gradient.run_forward(self._policy, self.sweep, self._after_segment)
+        return self.sweep
+
+    def backward(self, all_examples: bool = True) -> Sweep:
+        """Completes the gradient; without `all_examples` only of those with weight."""
+        self._meta_gradient.run_backward(
+            self._policy, self.sweep, self._after_segment, all_examples
+        )
+        return self.sweep
+
+    def _after_segment(self, sweep: Sweep) -> None:
+        self._progress.update(sweep)
+        self._saved.save_at_times(self._step, sweep, self._checkpoints)

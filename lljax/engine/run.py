@@ -1,0 +1,148 @@
+"""One experiment, from config to artifacts."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lljax.artifacts.files import write_arrays, write_npy, write_samples, write_summary
+from lljax.engine import analysis, summary
+from lljax.engine.memory_plan import MemoryPlan, plan_memory
+from lljax.engine.meta_gradient import verify_offload
+from lljax.engine.metrics import Metrics
+from lljax.engine.optimization import Optimization
+from lljax.engine.progress import log
+from lljax.engine.trackers import find_trackers, open_trackers
+from lljax.engine.workdir import Workdir
+from lljax.tasks.config import InnerConfig
+from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
+
+OFFLOAD_ERROR = 1e-5  # relative; more and off-loading is not trusted
+
+
+def run(experiment: Experiment, root: Path, report: Callable[[Path], Path]) -> None:
+    """Runs an experiment in the folder `root`, or continues or recognises the one there.
+
+    Args:
+      experiment: what to run.
+      root: its workdir.
+      report: makes the report of the finished artifacts in `root`, and returns its path. With it
+        the run is finished.
+
+    Raises:
+      UserError: the folder is another run's or damaged, or the data are unusable.
+      RunFailed: the inner training diverges.
+    """
+    workdir = Workdir(root)
+    workdir.claim(experiment.settings())
+    if workdir.report.exists():
+        log(f"{root} holds this run already, finished. Its report: {workdir.report}")
+        return
+    with workdir.lock():
+        _run(experiment, workdir)
+        log(f"report: {report(root)}")
+
+
+def _run(experiment: Experiment, workdir: Workdir) -> None:
+    config = experiment.config
+    makers = find_trackers(config.trackers)
+    problem = build_problem(experiment)
+    workdir.claim_data(fingerprint(problem), problem.provenance)
+    plan = _checked_plan(problem, config.inner)
+    trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())
+    optimization = Optimization(config, problem, workdir, plan, trackers)
+    log(
+        f"{experiment.task.name}: T = {config.inner.num_steps} inner steps in "
+        f"{len(plan.segments)} segments ({plan.mode}), N = {problem.num_train} training examples, "
+        f"{config.outer.num_steps} outer steps on {device_name()}; files in {workdir.root}"
+    )
+    optimization.optimize()
+    _write_results(experiment, problem, workdir, optimization)
+
+
+def _checked_plan(problem: PolicyProblem, inner: InnerConfig) -> MemoryPlan:
+    """The memory plan; without off-loading where that gives another gradient."""
+    plan = plan_memory(problem, inner)
+    if plan.mode != "offload":
+        return plan
+    error = verify_offload(problem, inner, plan)
+    if np.isnan(error):
+        log("off-loading cannot be verified: the gradient of stored states is not finite or 0")
+    elif error > OFFLOAD_ERROR:
+        log(
+            f"warning: off-loaded states give a gradient that differs by {error:.1e} from that of "
+            f"stored states, so states are recomputed instead. This is a defect of the JAX version "
+            f"or of its driver."
+        )
+        return dataclasses.replace(plan, mode="recompute")
+    return plan
+
+
+def device_name() -> str:
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
+    return f"{device.device_kind} x {jax.device_count()}"
+
+
+def _write_results(
+    experiment: Experiment, problem: PolicyProblem, workdir: Workdir, optimization: Optimization
+) -> None:
+    """Measures the best policy against the conventional one; writes everything but the report."""
+    config, metrics = experiment.config, optimization.metrics
+    started, best = time.monotonic(), optimization.best_policy()
+    last = best.outer_step
+    steps = [step for step in sorted(optimization.snapshot_steps) if step < last]
+    path = {step: workdir.read_snapshot(step) for step in steps}
+    path[last] = optimization.analysis(last, best.policy)
+    # Where no outer step was an improvement the conventional policy is the best one.
+    analyses = {"conventional": path[0], "optimized": path[last]}
+    gaps = {"conventional": metrics[0]["optimality_gap"], "optimized": best.optimality_gap}
+    policy = np.asarray(best.policy, np.float32)
+    write_npy(workdir.policy, policy)
+    arrays = summary.collect_arrays(problem, policy, path)
+    write_arrays(workdir.root, arrays, config.inner.num_steps)
+    samples = summary.samples(problem, policy)
+    if samples is not None:
+        write_samples(workdir.root, samples)
+    optimize = sum(line["seconds"] for line in metrics)
+    evaluation = time.monotonic() - started
+    seconds = {
+        "compile": _compile_seconds(metrics),
+        "optimize": optimize,
+        "evaluate": evaluation,
+        # Of all the sessions that a resumed run took.
+        "total": optimize + evaluation,
+    }
+    facts = {
+        "task": experiment.task.name,
+        "seed": config.seed,
+        "device": device_name(),
+        "versions": versions(),
+        "inner_steps": config.inner.num_steps,
+        "outer_steps": metrics[-1]["outer_step"],
+        "best_outer_step": last,
+        "zero_weight_threshold": analysis.ZERO_WEIGHT,
+        "seconds": {key: round(value, 2) for key, value in seconds.items()},
+    }
+    write_summary(workdir.root, facts | summary.summarise(problem, analyses, gaps))
+    optimization.clear()
+
+
+def _compile_seconds(metrics: list[Metrics]) -> float:
+    """What the first outer step took longer than the typical one."""
+    seconds = [line["seconds"] for line in metrics[1:]]
+    return max(0.0, seconds[0] - float(np.median(seconds))) if seconds else 0.0
+
+
+def versions() -> dict[str, str]:
+    packages = ("lljax", "jax", "jaxlib", "optax", "orbax-checkpoint", "numpy")
+    found = {package: importlib.metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **found}

@@ -1,0 +1,182 @@
+"""What a run leaves of its measurements: in analysis.npz, samples.json and summary.json."""
+
+import base64
+import io
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax.artifacts.schema import POLICIES, SETS
+from lljax.engine.analysis import LEARNED_EDGES, Analysis, law_steps
+from lljax.engine.metrics import number
+from lljax.errors import UserError
+from lljax.tasks.problem import Problem
+
+HEATMAP_STEPS = 200
+HEATMAP_EXAMPLES = 2048
+SAMPLES = 8
+
+
+def learning_law(analysis: Analysis, gap: float | None) -> dict[str, float | None]:
+    """The Learning Law's numbers of one policy, for summary.json: means over the law steps."""
+    means = {name: _mean(analysis[name]) for name in ("similarity", "zero_weight", "redundant")}
+    return {
+        "similarity": number(means["similarity"]),
+        "optimality_gap": gap,
+        "zero_weight_share_of_noncontributive": number(means["zero_weight"]),
+        "redundant_share_of_contributive": number(means["redundant"]),
+    }
+
+
+def collect_arrays(
+    problem: Problem, policy: np.ndarray, path: dict[int, Analysis]
+) -> dict[str, np.ndarray]:
+    """What analysis.npz holds.
+
+    Args:
+      problem: what was optimised.
+      policy: the best one [T, N].
+      path: analyses by outer step, the conventional policy's first, the best one's last.
+    """
+    analyses = list(path.values())
+    ends = dict(zip(POLICIES, (analyses[0], analyses[-1]), strict=True))
+    arrays = {f"{p}_{name}_losses": ends[p][name] for p in POLICIES for name in SETS}
+    entries = [_path_entry(analysis, problem.num_symbols) for analysis in analyses]
+    arrays |= {f"path_{key}": np.stack([entry[key] for entry in entries]) for key in entries[0]}
+    if problem.perturbed is not None:
+        arrays |= {
+            "perturbed": problem.perturbed.astype(np.uint8),
+            "perturbed_share": np.stack([analysis["perturbed_share"] for analysis in analyses]),
+            "total_weights": policy.mean(axis=0) * policy.shape[1],
+        }
+    return {
+        **arrays,
+        "path_outer_step": np.array(list(path)),
+        "law_steps": law_steps(len(policy)),
+        "learned_edges": LEARNED_EDGES,
+        **_heatmap(policy, ends["optimized"]["contributive"]),
+    }
+
+
+def _path_entry(analysis: Analysis, num_symbols: int) -> dict[str, np.ndarray]:
+    """The part of an analysis that figures 6 to 9 show of every policy along the optimisation."""
+    ratio = lljax.compression_ratio(jnp.asarray(analysis["test"]), num_symbols)
+    return {
+        "compression_ratio": np.asarray(ratio),
+        "similarity": _mean(analysis["similarity"]),
+        "similarity_curve": analysis["similarity"],
+        "desired_losses": analysis["desired"],
+        "zero_weight_share": _mean(analysis["zero_weight"]),
+        "zero_weight_curve": analysis["zero_weight"],
+        "learned_counts": np.diff(analysis["learned"].sum(axis=0), prepend=0),
+    }
+
+
+def _heatmap(policy: np.ndarray, contributive: np.ndarray) -> dict[str, np.ndarray]:
+    """Weights over time, in units of 1/N, of the examples that contribute at most steps.
+
+    Nothing where there is no such example.
+    """
+    steps = np.unique(np.linspace(0, len(policy) - 1, HEATMAP_STEPS).round().astype(int))
+    often = np.flatnonzero(contributive > 0.5)
+    if not often.size:
+        return {}
+    chosen = often[np.unique(np.linspace(0, len(often) - 1, HEATMAP_EXAMPLES).astype(int))]
+    weights = policy[np.ix_(steps, chosen)] * policy.shape[1]
+    return {
+        "heatmap_steps": steps,
+        "heatmap_weights": weights[:, np.argsort(-weights.mean(axis=0), kind="stable")],
+    }
+
+
+def samples(problem: Problem, policy: np.ndarray) -> dict[str, list[dict[str, Any]]] | None:
+    """What samples.json holds: the training examples with the largest and smallest total weight."""
+    show = problem.show_example
+    if show is None:
+        return None
+    totals = policy.mean(axis=0) * policy.shape[1]
+    order = np.argsort(-totals, kind="stable")
+
+    def describe(n: int) -> dict[str, Any]:
+        sample: dict[str, Any] = {"example": int(n), "weight": float(totals[n])}
+        shown = show(int(n))
+        sample |= {"text": shown} if isinstance(shown, str) else {"image": _png(shown)}
+        if problem.perturbed is not None:
+            sample["perturbed"] = bool(problem.perturbed[n])
+        return sample
+
+    return {
+        "largest": [describe(n) for n in order[:SAMPLES]],
+        "smallest": [describe(n) for n in order[::-1][:SAMPLES]],
+    }
+
+
+def _png(picture: np.ndarray) -> str:
+    """A picture [H, W] or [H, W, 3], uint8 or floating in [0, 1], as PNG in base64."""
+    from PIL import Image
+
+    values = np.asarray(picture)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
+        raise UserError(
+            f"show_example must return a text, or a picture of shape (H, W) or (H, W, 3); got "
+            f"shape {values.shape}."
+        )
+    if values.dtype != np.uint8:
+        values = (255 * np.clip(np.nan_to_num(values), 0, 1)).round().astype(np.uint8)
+    with io.BytesIO() as buffer:
+        Image.fromarray(values).save(buffer, format="PNG")
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def summarise(
+    problem: Problem, analyses: dict[str, Analysis], gaps: dict[str, float | None]
+) -> dict[str, Any]:
+    """The results part of summary.json.
+
+    Args:
+      problem: what was optimised.
+      analyses: of the conventional and the optimized policy.
+      gaps: the mean optimality gap of both.
+    """
+    sets: dict[str, Any] = {}
+    for name in SETS:
+        curves = {policy: jnp.asarray(analyses[policy][name]) for policy in POLICIES}
+        for policy, losses in curves.items():
+            sets.setdefault(name, {})[policy] = {
+                "auc": number(losses[1:].mean()),
+                "final_loss": number(losses[-1]),
+                "compression_ratio": number(lljax.compression_ratio(losses, problem.num_symbols)),
+            }
+        sets[name]["acceleration_ratio"] = number(lljax.acceleration_ratio(*curves.values()))
+    law = {policy: learning_law(analyses[policy], gaps[policy]) for policy in POLICIES}
+    summary = {**sets, "learning_law": law, "scaling_law": _scaling_law(analyses)}
+    summary["vocab_size"] = problem.num_symbols
+    summary["num_train"] = problem.num_train
+    summary["facts"] = list(problem.facts)
+    if problem.perturbed is not None:
+        shares = {p: number(analyses[p]["perturbed_share"].mean()) for p in POLICIES}
+        summary["perturbed"] = {
+            "examples": number(problem.perturbed.mean()),
+            "weight_share": shares,
+        }
+    return summary
+
+
+def _scaling_law(analyses: dict[str, Analysis]) -> dict[str, Any]:
+    try:
+        laws = lljax.fit_scaling_laws([jnp.asarray(analyses[p]["test"]) for p in POLICIES])
+    except ValueError:
+        # A test curve that rises follows no power law; the report says so.
+        return dict.fromkeys((*POLICIES, "improvement"))
+    improvement = lljax.scaling_law_improvement(*laws)
+    fits = {policy: law._asdict() for policy, law in zip(POLICIES, laws, strict=True)}
+    return fits | {"improvement": improvement._asdict()}
+
+
+def _mean(values: Any) -> np.ndarray:
+    """Over the steps where it is defined."""
+    values = np.asarray(values)
+    finite = values[np.isfinite(values)]
+    return np.asarray(finite.mean() if finite.size else np.nan, values.dtype)

@@ -1,1 +1,0 @@
-"""The experiment around the core: configs, runs, checkpoints, reports and the command line."""

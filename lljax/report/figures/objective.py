@@ -1,0 +1,60 @@
+"""Figure 4: what the outer steps do to the objective."""
+
+from matplotlib.figure import Figure
+
+from lljax.artifacts.results import Results
+from lljax.report.spec import FigureSpec
+from lljax.report.style import BLUE, DASHED, GREY, ORANGE, panels
+from lljax.report.words import change, number
+
+
+def _draw(results: Results) -> Figure:
+    figure, (left, right) = panels(2, 7.6)
+    metrics, row = results.metrics, results.best_row()
+    steps, objective = metrics["outer_step"], results.num_steps * metrics["desired_auc"]
+    validation = results.num_steps * metrics["validation_auc"]
+    # CR = T log|V| / J on either set, so the constant is taken from the desired set.
+    constant = metrics["compression_ratio"] * objective
+    for axis, label, curves in (
+        (left, "objective $J$ (nats)", (objective, validation)),
+        (right, "compression ratio CR", (constant / objective, constant / validation)),
+    ):
+        strokes = ((BLUE, "-", "desired"), (ORANGE, DASHED, "validation"))
+        for curve, (color, line, name) in zip(curves, strokes, strict=True):
+            axis.plot(steps, curve, color=color, linestyle=line, label=name)
+            if row is not None:
+                axis.plot(steps[row], curve[row], "o", color=color, markersize=5)
+        if row is not None:
+            axis.axvline(steps[row], color=GREY, linewidth=0.9, linestyle=":", label="best step")
+        axis.set(xlabel="outer step", ylabel=label)
+    left.legend()
+    return figure
+
+
+def _caption(results: Results) -> str:
+    metrics, row = results.metrics, results.best_row()
+    row = -1 if row is None else row
+    objective, validation = (
+        results.num_steps * metrics[key] for key in ("desired_auc", "validation_auc")
+    )
+    text = (
+        f"Over {len(objective) - 1} outer steps, J on the desired set "
+        f"{change(objective[0], objective[-1], ' nats')}. On the validation set it "
+        f"{change(validation[0], validation[row], ' nats')} up to the best outer step, "
+        f"{results.summary['best_outer_step']}"
+    )
+    if validation[-1] > 1.001 * validation[row]:
+        text += (
+            f", and then goes up to {number(validation[-1])} in the last one: after the best step "
+            "the policy over-fits the desired examples"
+        )
+    return text + "."
+
+
+OBJECTIVE = FigureSpec(
+    "fig04_objective",
+    "Figure 4. Objective and compression ratio along the optimisation",
+    (),
+    _draw,
+    _caption,
+)

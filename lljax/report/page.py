@@ -1,0 +1,165 @@
+"""The page of a finished run: report.html, which needs no other file, and figures/."""
+
+import base64
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lljax.artifacts.files import write_atomically
+from lljax.artifacts.results import Results, load_results
+from lljax.artifacts.schema import FIGURES_FOLDER, REPORT_FILE, SAMPLE_LISTS, flatten
+from lljax.errors import UserError
+from lljax.report import figures
+from lljax.report.sentences import headline, law_steps_sentence
+from lljax.report.tables import law_rows, scaling_rows, set_rows
+from lljax.report.words import is_number
+
+LONGEST_TEXT = 600  # characters of a training example that are shown
+
+
+def render(workdir: Path | str, pdf: bool = False) -> Path:
+    """Writes figures/*.png and report.html into a finished workdir.
+
+    Everything is drawn before the first file is touched, and each file is replaced in one go: an
+    error or a kill leaves the old report or the new one, never half of one.
+
+    Args:
+      workdir: what `lljax run` wrote.
+      pdf: also write each figure as a vector PDF beside its PNG.
+
+    Returns:
+      The path of report.html.
+
+    Raises:
+      UserError: the workdir is unfinished, unreadable or damaged, or cannot be written to.
+    """
+    workdir = Path(workdir)
+    results = load_results(workdir)
+    drawn: list[dict[str, Any]] = []
+    left_out, files = [], {}
+    for spec in figures.FIGURES:
+        reason = spec.reason_left_out(results)
+        if reason is not None:
+            left_out.append({"name": spec.name, "sentence": f"{spec.title}: left out, {reason}"})
+            continue
+        figure = figures.draw_figure(spec, results)
+        for kind in ("png", "pdf") if pdf else ("png",):
+            files[f"{spec.name}.{kind}"] = figures.encode_figure(figure, kind)
+        drawn.append(
+            {
+                "name": spec.name,
+                "title": spec.title,
+                "caption": spec.caption(results),
+                # In proportion to the figure, so that letters have one size in all figures.
+                "width": round(90 * figure.get_figwidth()),
+                "image": base64.b64encode(files[f"{spec.name}.png"]).decode("ascii"),
+            }
+        )
+    page = _fill_template(results, drawn, left_out)
+    folder = workdir / FIGURES_FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        for spec in figures.FIGURES:
+            # A figure of an earlier report that this one leaves out would contradict it.
+            for kind in ("png", "pdf"):
+                if f"{spec.name}.png" not in files:
+                    (folder / f"{spec.name}.{kind}").unlink(missing_ok=True)
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+        write_atomically(workdir / REPORT_FILE, page.encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"the report cannot be written to {workdir}: {error}.") from error
+    return workdir / REPORT_FILE
+
+
+def _fill_template(
+    results: Results, drawn: list[dict[str, Any]], left_out: list[dict[str, str]]
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    summary = results.summary
+    return environment.get_template("page.html").render(
+        summary=summary,
+        title=summary["task"].replace("_", " "),
+        key_facts=_key_facts(results),
+        headline=headline(results),
+        sets=list(set_rows(summary)),
+        law=law_rows(summary),
+        law_steps=law_steps_sentence(results),
+        scaling=scaling_rows(summary),
+        figures=drawn,
+        left_out=left_out,
+        samples=_samples(results),
+        details=_details(results),
+    )
+
+
+def _key_facts(results: Results) -> list[str]:
+    """The run in one line, under the title."""
+    summary, size = results.summary, results.num_train
+    return [
+        f"seed {summary['seed']}",
+        *([f"{size} training examples"] if size else []),
+        *map(_shown, summary.get("facts", [])),
+        f"{summary['inner_steps']} inner steps",
+        f"{summary['outer_steps']} outer steps",
+        summary["device"],
+    ]
+
+
+def _samples(results: Results) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The columns of training examples: a title, and what is shown of each example."""
+    return [
+        (
+            f"{key.capitalize()} weight",
+            [
+                {
+                    "weight": f"{sample['weight']:.3g}×",  # noqa: RUF001
+                    "example": sample["example"],
+                    "perturbed": sample.get("perturbed"),
+                    "text": _shown(sample.get("text", "")),
+                    "image": sample.get("image"),
+                }
+                for sample in results.samples[key]
+            ],
+        )
+        for key in SAMPLE_LISTS
+        if results.samples.get(key)
+    ]
+
+
+def _shown(text: str) -> str:
+    """A text from anywhere, made fit to be shown: one line, cut, without control characters.
+
+    >>> _shown("Once\\n upon\\x07 a time")
+    'Once upon\ufffd a time'
+    """
+    # Lone surrogates, which JSON can hold and UTF-8 cannot, are replaced as well.
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", " ".join(text.split()))
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT].rstrip()} …"
+
+
+def _details(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What is needed to run this again: sections of (name, value)."""
+    summary = results.summary
+    seconds = [
+        (key, f"{value:.1f} s" if is_number(value) else "-")
+        for key, value in (summary["seconds"] or {}).items()
+    ]
+    return [
+        ("Configuration", _settings(results.config)),
+        ("Versions", _settings(summary["versions"] or {})),
+        ("Device and time", [("device", summary["device"]), *seconds]),
+    ]
+
+
+def _settings(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, "none" if value is None else str(value)) for key, value in flatten(tree).items()]

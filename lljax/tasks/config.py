@@ -1,0 +1,174 @@
+"""The settings that every experiment has, and what they build.
+
+Flags of the command line are made from these types: a field's docstring is its help text. Values
+are checked where they are made, so that a wrong one is refused before anything is computed.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import optax
+
+import lljax
+from lljax.errors import UserError
+
+
+def require(holds: bool, name: str, expected: str, value: Any) -> None:
+    """UserError "NAME must be EXPECTED; got VALUE." unless it holds."""
+    if not holds:
+        raise UserError(f"{name} must be {expected}; got {value}.")
+
+
+def require_positive(name: str, value: float) -> None:
+    require(0 < value < math.inf, name, "a number > 0", value)
+
+
+def require_counts(section: str, config: Any, *fields: str) -> None:
+    """UserError unless each field of a config's section is at least 1."""
+    for field in fields:
+        value = getattr(config, field)
+        require(value >= 1, f"{section}.{field}", "at least 1", value)
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerConfig:
+    """The training run that is differentiated."""
+
+    num_steps: int = 2000
+    """T, the inner steps."""
+    learning_rate: float = 0.1
+    """eta, the inner learning rate."""
+    optimizer: Literal["sgd", "momentum", "adamw"] = "sgd"
+    """The inner optimiser: the paper's plain gradient descent, momentum 0.9, or AdamW."""
+    clip_norm: float | None = None
+    """Clip each inner gradient to this global norm (differentiated exactly)."""
+    memory: Literal["auto", "store", "offload", "recompute"] = "auto"
+    """What is kept of the T states for the backward sweep: all of them on the device, all in the
+    host's memory, or the first of each segment; auto takes the first of these that fits. All give
+    the same result, on a CPU to the bit."""
+    memory_budget_gb: float | None = None
+    """Device memory for kept states, in 10^9 bytes; half of what is free when not given."""
+    segments: int | None = None
+    """The T steps are cut into at most this many pieces, between which a run can be resumed; about
+    sqrt(T) when not given, which needs the least memory when states are recomputed."""
+    microbatch_size: int | None = None
+    """Training examples handled at once inside a step; all of them when not given."""
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 1, "inner.num_steps", "at least 1", self.num_steps)
+        require_positive("inner.learning_rate", self.learning_rate)
+        for name in ("clip_norm", "memory_budget_gb", "segments", "microbatch_size"):
+            if getattr(self, name) is not None:
+                require_positive(f"inner.{name}", getattr(self, name))
+        require(
+            self.segments is None or self.segments <= self.num_steps,
+            "inner.segments",
+            f"at most inner.num_steps ({self.num_steps})",
+            self.segments,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OuterConfig:
+    """The optimisation of the policy."""
+
+    num_steps: int = 60
+    """Outer steps, each one meta-gradient."""
+    method: Literal["exponentiated_gradient", "projected_gradient"] = "exponentiated_gradient"
+    """How a meta-gradient changes the policy; projected_gradient is the paper's way."""
+    learning_rate: float = 0.1
+    """The outer rate: of log-weights, or for projected_gradient of the AUC's gradient."""
+    momentum: float = 0.8
+    """Of exponentiated_gradient."""
+    cutoff: float = 0.0
+    """Of exponentiated_gradient: weights below this share of the uniform weight move in a straight
+    line, so that they become exactly 0, until an example's slope wants it back."""
+    smoothing: int = 0
+    """Passes that average a meta-gradient over neighbouring inner steps, (1, 2, 1) / 4 each: for an
+    inner training at the edge of stability, whose loss zig-zags from step to step."""
+    check_every: int | None = None
+    """Look at the examples without weight only in outer steps that are a multiple of this, so that
+    the cost follows the policy's support. When not given, every step looks at all examples."""
+    grow: float = 1.2
+    """Factor on the outer rate after a step that lowered the objective."""
+    shrink: float = 0.5
+    """Factor on it after a step that did not (and was taken back)."""
+    train_share: float = 0.25
+    """Share of the training set's own mean loss in the objective: it keeps the policy from
+    over-fitting a small desired set. 0 is the paper's objective."""
+    patience: int | None = 20
+    """Stop when the validation AUC has not improved for this many outer steps."""
+    checkpoint_seconds: float = 60.0
+    """Least seconds between two checkpoints inside an outer step; 0: after each segment."""
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 1, "outer.num_steps", "at least 1", self.num_steps)
+        require_positive("outer.learning_rate", self.learning_rate)
+        require(0 <= self.momentum < 1, "outer.momentum", "in [0, 1)", self.momentum)
+        require(0 <= self.cutoff < 1, "outer.cutoff", "in [0, 1)", self.cutoff)
+        require(self.smoothing >= 0, "outer.smoothing", "at least 0", self.smoothing)
+        every = self.check_every
+        require(every is None or every >= 1, "outer.check_every", "at least 1", every)
+        require(
+            every is None or self.cutoff > 0 or self.method == "projected_gradient",
+            "outer.cutoff",
+            "above 0 with outer.check_every, or no weight becomes 0 and nothing can be left out",
+            self.cutoff,
+        )
+        require(self.grow >= 1, "outer.grow", "at least 1", self.grow)
+        require(0 < self.shrink < 1, "outer.shrink", "in (0, 1)", self.shrink)
+        require(0 <= self.train_share < 1, "outer.train_share", "in [0, 1)", self.train_share)
+        patience = self.patience
+        require(patience is None or patience >= 1, "outer.patience", "at least 1", patience)
+        seconds = self.checkpoint_seconds
+        require(0 <= seconds < math.inf, "outer.checkpoint_seconds", "a number >= 0", seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """What every experiment has; a task's own config adds the rest, most often `data`."""
+
+    seed: int = 0
+    """Of data and initial parameters."""
+    inner: InnerConfig = InnerConfig()
+    outer: OuterConfig = OuterConfig()
+    trackers: tuple[str, ...] = ()
+    """Where the metrics go beside metrics.jsonl: tensorboard, wandb (offline), or the MODULE:CLASS
+    of a tracker of your own."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, "seed", "in [0, 2^31)", self.seed)
+        require(
+            self.outer.check_every is None or self.inner.microbatch_size is not None,
+            "inner.microbatch_size",
+            "given with outer.check_every, which leaves out whole micro-batches, e.g. 32",
+            self.inner.microbatch_size,
+        )
+
+
+def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
+    """The optimiser of the training run."""
+    match config.optimizer:
+        case "sgd":
+            optimizer = optax.sgd(config.learning_rate)
+        case "momentum":
+            optimizer = optax.sgd(config.learning_rate, momentum=0.9)
+        case "adamw":
+            # Without eps_root one parameter with no gradient makes the meta-gradient NaN.
+            optimizer = optax.adamw(config.learning_rate, eps_root=1e-16)
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
+
+
+def policy_optimizer(config: OuterConfig) -> lljax.PolicyOptimizer:
+    """The method that improves the policy."""
+    match config.method:
+        case "projected_gradient":
+            optimizer = lljax.projected_gradient(config.learning_rate)
+        case "exponentiated_gradient":
+            optimizer = lljax.exponentiated_gradient(
+                config.learning_rate, momentum=config.momentum, cutoff=config.cutoff
+            )
+    return lljax.smoothed(optimizer, config.smoothing) if config.smoothing else optimizer

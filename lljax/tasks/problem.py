@@ -1,0 +1,211 @@
+"""What a task is: from a config to a loss, an optimiser, parameters and four sets of examples."""
+
+import dataclasses
+import hashlib
+import traceback
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lljax import checks
+from lljax.checks import num_examples
+from lljax.errors import RunFailed, UserError
+from lljax.tasks.config import ExperimentConfig
+from lljax.types import Batch, LossFn, Params
+
+ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The mathematics of one experiment, as a task builds it.
+
+    Attributes:
+      loss_fn: training losses, (params, batch of B) -> [B], nats; pure and deterministic.
+      optimizer: of the inner training; `config.inner_optimizer` makes the one that is configured.
+      params: theta_0, a pytree of floating arrays.
+      train: N examples, whose weights are optimised.
+      desired: K examples that the model is to be good at; the objective is their mean loss.
+      validation: desired examples that choose the best outer step.
+      test: desired examples that are only reported.
+      num_symbols: |V| of the compression ratio: tokens of a vocabulary, classes, 2 for binary
+        labels.
+      desired_loss_fn: losses of the desired, validation and test examples; `loss_fn` when None.
+      perturbed: [N] bool, the training examples that were damaged on purpose, if any were: the
+        report tells what the policy did to them.
+      show_example: how the n-th training example is shown in the report: its text, or a picture
+        as an array [H, W] or [H, W, 3], uint8 or floating in [0, 1]. None: not at all.
+      facts: what the report's first line says of the task, e.g. ("10 classes",).
+      provenance: where the data come from, as a user would look for them; said when a run is
+        continued with other data.
+    """
+
+    loss_fn: LossFn
+    optimizer: optax.GradientTransformation
+    params: Params
+    train: Batch
+    desired: Batch
+    validation: Batch
+    test: Batch
+    num_symbols: int
+    desired_loss_fn: LossFn | None = None
+    perturbed: np.ndarray | None = None
+    show_example: Callable[[int], str | np.ndarray] | None = None
+    facts: tuple[str, ...] = ()
+    provenance: str = "the data that the task reads"
+
+    @property
+    def num_train(self) -> int:
+        """N."""
+        return num_examples(self.train, "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(Generic[ConfigT]):
+    """A kind of experiment: `lljax run`, plan, resume and report need nothing else.
+
+    Attributes:
+      name: of config.json and of the report, e.g. "perceptron".
+      config_type: a frozen dataclass derived from `ExperimentConfig`.
+      build: draws the data and initial parameters; the same config must give the same problem.
+    """
+
+    name: str
+    config_type: type[ConfigT]
+    build: Callable[[ConfigT], Problem]
+
+
+class Experiment(NamedTuple):
+    """A task and one config of it."""
+
+    task: Task
+    config: Any  # of type task.config_type
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {"task": self.task.name, **dataclasses.asdict(self.config)}
+
+
+class WeightedExamples(NamedTuple):
+    """Examples whose losses count `weights` times in a mean."""
+
+    examples: Batch
+    weights: jax.Array  # [B], mean 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyProblem(Problem):
+    """A problem with the objective of its policy.
+
+    Attributes:
+      objective: the batch whose mean desired loss the policy is optimised for: the desired
+        examples and, with a train share s > 0, the training examples too, weighted to
+        (1 - s) L_desired + s L_train.
+      desired_loss_fn: never None, and accepts WeightedExamples too.
+    """
+
+    objective: Batch
+    desired_loss_fn: LossFn
+
+
+def build_problem(experiment: Experiment) -> PolicyProblem:
+    """Builds the problem of an experiment and checks it.
+
+    Raises:
+      UserError: the data cannot be had, do not fit the loss, or hold a number that is not finite.
+    """
+    task, config = experiment
+    try:
+        problem = task.build(config)
+    except (UserError, RunFailed):
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"the task {task.name} cannot be built: {type(error).__name__}: {error} "
+            f"({place.filename}, line {place.lineno})"
+        ) from error
+    try:
+        _check(problem)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"the task {task.name} does not fit together: {error}") from error
+    share, desired_loss_fn = config.outer.train_share, problem.desired_loss_fn or problem.loss_fn
+    if share and (problem.desired_loss_fn or _form(problem.train) != _form(problem.desired)):
+        raise UserError(
+            f"outer.train_share must be 0 for the task {task.name}: its desired examples have a "
+            f"loss or a form of their own, so that no mean with training examples can be taken; "
+            f"got {share}."
+        )
+
+    def weighted_loss_fn(params: Params, batch: Batch) -> jax.Array:
+        if isinstance(batch, WeightedExamples):
+            return batch.weights * desired_loss_fn(params, batch.examples)
+        return desired_loss_fn(params, batch)
+
+    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    objective = _with_train_share(problem.desired, problem.train, share)
+    return PolicyProblem(**fields | {"objective": objective, "desired_loss_fn": weighted_loss_fn})
+
+
+def fingerprint(problem: Problem) -> str:
+    """A hash of all that a run is made of beside its config: the data and theta_0."""
+    digest = hashlib.sha256()
+    sets = (problem.train, problem.desired, problem.validation, problem.test, problem.params)
+    for leaf in jax.tree.leaves(sets):
+        array = np.asarray(leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _check(problem: Any) -> None:
+    """ValueError unless the parts of a problem fit each other."""
+    if not isinstance(problem, Problem):
+        raise ValueError(f"`build` must return a Problem; got {type(problem).__name__}.")
+    for name in ("train", "desired", "validation", "test"):
+        batch = getattr(problem, name)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            if not np.isfinite(leaf).all():
+                where = f"{name}{jax.tree_util.keystr(path)}"
+                raise UserError(f"the data hold NaN or infinite numbers, in {where}.")
+        if name == "train":
+            checks.check_loss_fn(problem.loss_fn, problem.params, batch, name)
+        else:
+            checks.check_desired_loss_fn(
+                problem.desired_loss_fn, problem.loss_fn, problem.params, batch, name
+            )
+    if not problem.num_symbols >= 2:
+        raise ValueError(f"`num_symbols` must be at least 2; got {problem.num_symbols}.")
+    perturbed = problem.perturbed
+    if perturbed is not None and (
+        perturbed.shape != (problem.num_train,) or perturbed.dtype != bool
+    ):
+        raise ValueError(
+            f"`perturbed` must be a bool array of shape ({problem.num_train},), an entry for each "
+            f"training example; got {perturbed.dtype} of shape {perturbed.shape}."
+        )
+
+
+def _form(batch: Batch) -> Any:
+    """The shapes and dtypes of one example."""
+    return jax.eval_shape(lambda batch: jax.tree.map(lambda leaf: leaf[0], batch), batch)
+
+
+def _with_train_share(desired: Batch, train: Batch, share: float) -> Batch:
+    if share == 0:
+        return desired
+    count_desired = num_examples(desired, "desired")
+    count_train = num_examples(train, "train")
+    total = count_desired + count_train
+    weights = [
+        jnp.full(count_desired, (1 - share) * total / count_desired),
+        jnp.full(count_train, share * total / count_train),
+    ]
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), desired, train)
+    return WeightedExamples(both, jnp.concatenate(weights))
