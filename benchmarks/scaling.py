@@ -4,7 +4,7 @@
 
 The points of an axis take turns. The exponent is the slope of ln(seconds) in ln(size) by least
 squares, with its r^2; 1 is linear. "support" is the share of a policy's entries that are not zero,
-with what `weightless` does. "seeds" are Perceptrons with data of their own in one vmapped call, or
+with what `zero_weight` does. "seeds" are Perceptrons with data of their own in one vmapped call, or
 one after the other on every core; "initialisations" share their data. The Perceptron has 128
 inputs, the Transformer the paper's shape where nothing else is said.
 """
@@ -76,15 +76,15 @@ def perceptron_gradient(problem: Problem) -> Callable:
     return jax.grad(loss_auc, has_aux=True)
 
 
-def sparse(share: float, weightless: str) -> Callable:
-    """Where every example has weight: "full", the yardstick of what zeros gain."""
+def sparse(share: float, zero_weight: str) -> Callable:
+    """Where every example has weight: "compute", the yardstick of what zeros gain."""
     problem = transformer(**SUPPORT_PROBLEM)
     shape = problem.policy.shape
     # The same number of examples in every row, drawn anew for each.
     ranks = np.argsort(np.random.default_rng(0).random(shape), axis=1)
     policy = (ranks < round(share * shape[1])).astype(np.float32)
     policy = jnp.asarray(policy / policy.sum(1, keepdims=True))
-    way = lljax_way(weightless="full" if share == 1 else weightless, microbatch_size=MICROBATCH)
+    way = lljax_way(zero_weight="compute" if share == 1 else zero_weight, microbatch_size=MICROBATCH)
     return way(problem._replace(policy=policy)).gradient
 
 
@@ -127,10 +127,10 @@ AXES = {
     "Transformer: width": size_axis(transformer, TRANSFORMER, "width", 64, 128, 256),
     "Transformer: length": size_axis(transformer, TRANSFORMER, "length", 16, 32, 64, 128),
 } | {
-    f"Transformer: support, {weightless}": Axis(
-        SHARES, functools.partial(sparse, weightless=weightless), SUPPORT_SHAPE
+    f"Transformer: support, {zero_weight}": Axis(
+        SHARES, functools.partial(sparse, zero_weight=zero_weight), SUPPORT_SHAPE
     )
-    for weightless in ("slopes", "skip")
+    for zero_weight in ("slope_only", "omit")
 }
 
 

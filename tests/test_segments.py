@@ -30,7 +30,7 @@ def test_segments_add_up_to_the_gradient(optimizer, memory, length):
     policy, params, train, desired = make_logistic()
     data, watched = (train, desired), {"training": train}
     segments = lljax.build_segments(logistic_loss, optimizer, memory=memory, microbatch_size=6)
-    start, forward, turn, backward = map(jax.jit, segments)
+    start, forward, start_backward, backward = map(jax.jit, segments)
     num_steps = len(policy)
     pieces = [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
 
@@ -40,11 +40,11 @@ def test_segments_add_up_to_the_gradient(optimizer, memory, length):
         starts.append(state)
         state, losses, _ = forward(state, policy[piece], data, watched)
         curves.append(losses)
-    factors = jnp.full(num_steps, 1 / num_steps).at[0].set(0)
-    cotangent, grads = turn(state, factors[-1], data), []
+    loss_cotangents = jnp.full(num_steps, 1 / num_steps).at[0].set(0)
+    cotangent, grads = start_backward(state, loss_cotangents[-1], data), []
     for piece, first_state in reversed(list(zip(pieces, starts, strict=True))):
         kept = forward(first_state, policy[piece], data, watched).kept  # made again
-        cotangent, slopes = backward(cotangent, kept, policy[piece], factors[piece], data)
+        cotangent, slopes = backward(cotangent, kept, policy[piece], loss_cotangents[piece], data)
         grads.append(slopes)
 
     loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)

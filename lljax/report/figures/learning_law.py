@@ -95,9 +95,7 @@ def _path_caption(results: Results, key: str, what: str) -> str:
     )
     if len(values) > 2 and np.diff(values).any():
         together = np.sign(np.diff(values)) * np.sign(np.diff(ratios)) > 0
-        text += (
-            f"; both move in the same direction in {together.sum()} of {together.size} intervals"
-        )
+        text += f"; both move the same way in {together.sum()} of {together.size} intervals"
     return f"{text}.{law_steps_sentence(results)}"
 
 

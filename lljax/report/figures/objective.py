@@ -39,16 +39,16 @@ def _caption(results: Results) -> str:
     )
     text = (
         f"Over {len(objective) - 1} outer steps, J on the desired set "
-        f"{change(objective[0], objective[-1], ' nats')}. On the validation set it "
-        f"{change(validation[0], validation[row], ' nats')} up to the best outer step, "
-        f"{results.summary['best_outer_step']}"
+        f"{change(objective[0], objective[-1], ' nats')}. From the conventional policy to that of "
+        f"the best outer step, {results.summary['best_outer_step']}, J on the validation set "
+        f"{change(validation[0], validation[row], ' nats')}."
     )
     if validation[-1] > 1.001 * validation[row]:
         text += (
-            f", and then goes up to {number(validation[-1])} in the last one: after the best step "
-            "the policy over-fits the desired examples"
+            f" It then rises to {number(validation[-1])} at the last step: after the best step the "
+            "policy over-fits the desired examples."
         )
-    return text + "."
+    return text
 
 
 OBJECTIVE = FigureSpec(

@@ -39,9 +39,9 @@ def _learned_caption(results: Results) -> str:
         for share in _learned_shares(results)[[0, -1]]
     )
     return (
-        f"In {total:.0f} cases the best policy weighs an example that is already learned (loss "
-        f"below 1e-6). In {percent(last)} of them the example has less than a tenth of the largest "
-        f"weight of its step (conventional policy: {percent(first)})."
+        f"Under the best policy there are {total:.0f} cases of an example that is already learned "
+        f"(loss below 1e-6) at an inner step. In {percent(last)} of them the example has less than "
+        f"a tenth of the largest weight of that step (conventional policy: {percent(first)})."
     )
 
 

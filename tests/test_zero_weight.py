@@ -61,10 +61,10 @@ def test_slopes_give_the_whole_gradient_and_skip_that_of_the_support(name, memor
     optimizer = OPTIMIZERS[name]
     expected = value_and_grads(optimizer=optimizer)(*problem)
     options = {"optimizer": optimizer, "memory": memory, "microbatch_size": MICROBATCH}
-    exact = value_and_grads(weightless="slopes", **options)(*problem)
+    exact = value_and_grads(zero_weight="slope_only", **options)(*problem)
     chex.assert_trees_all_close(exact, expected, rtol=1e-11, atol=1e-13)
 
-    value, (policy_grad, params_grad) = value_and_grads(weightless="skip", **options)(*problem)
+    value, (policy_grad, params_grad) = value_and_grads(zero_weight="omit", **options)(*problem)
     chex.assert_trees_all_close(value, expected[0], rtol=1e-12)
     chex.assert_trees_all_close(params_grad, expected[1][1], rtol=1e-11, atol=1e-13)
     out = skipped(problem[0])
@@ -81,7 +81,7 @@ def test_slopes_equal_a_numpy_recursion_and_finite_differences():
         return optax.sigmoid_binary_cross_entropy(batch["z"] @ theta, batch["y"])
 
     loss_auc = lljax.build_loss_auc(
-        loss_fn, optax.sgd(0.3), weightless="slopes", microbatch_size=MICROBATCH
+        loss_fn, optax.sgd(0.3), zero_weight="slope_only", microbatch_size=MICROBATCH
     )
     auc = jax.jit(lambda policy: loss_auc(policy, params["w"], train, desired)[0])
     gradient = jax.grad(auc)(policy)
@@ -109,11 +109,11 @@ def test_what_has_no_weight_is_not_computed():
         root = jnp.abs(jnp.where(is_bad, jnp.sum(params["w"]) * 0, 1)) ** power
         return losses + jnp.where(is_bad, root, 0)
 
-    def gradient(power, weightless):
+    def gradient(power, zero_weight):
         loss_auc = lljax.build_loss_auc(
             functools.partial(poisoned, power),
             optax.sgd(0.3),
-            weightless=weightless,
+            zero_weight=zero_weight,
             microbatch_size=1,
         )
         batches = [
@@ -123,35 +123,35 @@ def test_what_has_no_weight_is_not_computed():
         grads, _ = jax.jit(jax.grad(loss_auc, has_aux=True))(policy, params, *batches)
         return grads
 
-    assert jnp.isfinite(gradient(2.0, "full")).all()
-    assert not jnp.isfinite(gradient(1.5, "full")).all()  # only the second derivative is bad
-    assert jnp.isfinite(gradient(1.5, "slopes")).all()
-    assert not jnp.isfinite(gradient(0.5, "slopes")).all()  # the first one is bad too
-    assert jnp.isfinite(gradient(0.5, "skip")).all()
+    assert jnp.isfinite(gradient(2.0, "compute")).all()
+    assert not jnp.isfinite(gradient(1.5, "compute")).all()  # only the second derivative is bad
+    assert jnp.isfinite(gradient(1.5, "slope_only")).all()
+    assert not jnp.isfinite(gradient(0.5, "slope_only")).all()  # the first one is bad too
+    assert jnp.isfinite(gradient(0.5, "omit")).all()
 
 
-@pytest.mark.parametrize("weightless", ["slopes", "skip"])
-def test_under_vmap_every_run_has_its_own_support(weightless):
+@pytest.mark.parametrize("zero_weight", ["slope_only", "omit"])
+def test_under_vmap_every_run_has_its_own_support(zero_weight):
     policy, *rest = sparse_logistic(num_steps=6)
     policies = jnp.stack([policy, policy[::-1]])
     loss_auc = lljax.build_loss_auc(
-        logistic_loss, optax.sgd(0.3), weightless=weightless, microbatch_size=MICROBATCH
+        logistic_loss, optax.sgd(0.3), zero_weight=zero_weight, microbatch_size=MICROBATCH
     )
     grads = jax.jit(jax.grad(lambda policy: loss_auc(policy, *rest)[0]))
     batched = jax.jit(jax.vmap(jax.grad(lambda policy: loss_auc(policy, *rest)[0])))(policies)
     np.testing.assert_allclose(batched, jnp.stack([*map(grads, policies)]), rtol=1e-10, atol=1e-15)
 
 
-@pytest.mark.parametrize("weightless", ["slopes", "skip"])
-def test_segments_pass_over_the_same_examples(weightless):
+@pytest.mark.parametrize("zero_weight", ["slope_only", "omit"])
+def test_segments_pass_over_the_same_examples(zero_weight):
     policy, params, train, desired = sparse_logistic()
-    options = {"weightless": weightless, "microbatch_size": MICROBATCH}
+    options = {"zero_weight": zero_weight, "microbatch_size": MICROBATCH}
     segments = lljax.build_segments(logistic_loss, OPTIMIZERS["sgd"], **options)
     data, num_steps = (train, desired), len(policy)
     state, _ = segments.start(params, data, {})
     state, losses, kept = segments.forward(state, policy, data, {})
     factors = jnp.full(num_steps, 1 / num_steps)
-    cotangent = segments.turn(state, factors[-1], data)
+    cotangent = segments.start_backward(state, factors[-1], data)
     _, grads = segments.backward(cotangent, kept, policy, factors.at[0].set(0), data)
     (auc, _), (expected, _) = value_and_grads(**options)(policy, params, train, desired)
     np.testing.assert_allclose(losses["objective"].mean(), auc, rtol=1e-12)
@@ -159,11 +159,11 @@ def test_segments_pass_over_the_same_examples(weightless):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="`weightless` must be one of full, slopes, skip; got 'n"):
-        lljax.build_loss_auc(logistic_loss, optax.sgd(0.1), weightless="none")
+    with pytest.raises(ValueError, match="`zero_weight` must be one of full, slopes, skip; got 'n"):
+        lljax.build_loss_auc(logistic_loss, optax.sgd(0.1), zero_weight="none")
     for build in (lljax.build_loss_auc, lljax.build_segments):
         with pytest.raises(ValueError, match=r"give `microbatch_size` too, .* got None"):
-            build(logistic_loss, optax.sgd(0.1), weightless="slopes")
+            build(logistic_loss, optax.sgd(0.1), zero_weight="slope_only")
     with pytest.raises(ValueError, match=r"`cutoff` .* must be in \[0, 1\); got 1"):
         lljax.exponentiated_gradient(0.1, cutoff=1.0)
 
@@ -236,11 +236,11 @@ def test_a_check_that_is_taken_back_has_looked_at_all_examples():
     build = functools.partial(
         lljax.build_loss_auc, logistic_loss, optax.sgd(0.5), microbatch_size=1
     )
-    whole = build(weightless="slopes")
+    whole = build(zero_weight="slope_only")
     loop = lljax.build_outer_loop(
         whole,
         lljax.PolicyOptimizer(lambda policy: jnp.zeros((), jnp.int32), update),
-        active_loss_auc=build(weightless="skip"),
+        active_loss_auc=build(zero_weight="omit"),
         check_every=2,
     )
     state, step = jax.jit(loop.init)(policy, *rest), jax.jit(loop.step)
@@ -268,12 +268,12 @@ def test_an_active_set_ends_where_the_whole_set_does(method):
     def optimise(**active):
         return jax.jit(
             lambda policy: lljax.optimize_policy(
-                build(weightless="slopes"), policy, *rest, optimizer=method, num_steps=60, **active
+                build(zero_weight="slope_only"), policy, *rest, optimizer=method, num_steps=60, **active
             )
         )(policy)
 
     dense = optimise()
-    active = optimise(active_loss_auc=build(weightless="skip"), check_every=4)
+    active = optimise(active_loss_auc=build(zero_weight="omit"), check_every=4)
     assert dense.auc < 0.97 * dense.auc_history[0]
     assert abs(active.auc - dense.auc) <= 1e-3 * dense.auc
     assert (active.policy > 0).mean() < 0.5
@@ -290,11 +290,11 @@ def test_under_vmap_an_active_set_is_looked_at_all_only_in_checks():
     )
     calls = collections.Counter()
 
-    def counted(weightless):
-        loss_auc = build(weightless=weightless)
+    def counted(zero_weight):
+        loss_auc = build(zero_weight=zero_weight)
 
         def count_and_compute(*arguments):
-            jax.debug.callback(lambda: calls.update([weightless]))
+            jax.debug.callback(lambda: calls.update([zero_weight]))
             return loss_auc(*arguments)
 
         return count_and_compute
@@ -313,13 +313,13 @@ def test_under_vmap_an_active_set_is_looked_at_all_only_in_checks():
         )
 
     factors = jnp.array([0.0, 1.0, -3.0])
-    run = functools.partial(optimise, counted("slopes"), counted("skip"))
+    run = functools.partial(optimise, counted("slope_only"), counted("omit"))
     found = jax.jit(jax.vmap(run))(factors)
     jax.effects_barrier()
     # The start, two checks, and the look that a check which is taken back needs.
-    assert calls == {"slopes": 5, "skip": 3}
+    assert calls == {"slope_only": 5, "omit": 3}
     alone = jax.jit(
-        functools.partial(optimise, build(weightless="slopes"), build(weightless="skip"))
+        functools.partial(optimise, build(zero_weight="slope_only"), build(zero_weight="omit"))
     )
     gradient = jax.jit(jax.grad(build(), has_aux=True))
     for index, factor in enumerate(factors):
