@@ -29,5 +29,5 @@ def compiled(loss_auc: Callable, problem: Problem) -> Contender:
     gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
     program = gradient.lower(*problem.arguments).compile()
     seconds = time.perf_counter() - started
-    temporary = program.memory_analysis().temp_size_in_bytes
-    return Contender(lambda: program(*problem.arguments)[0], seconds, temporary)
+    stats: Any = program.memory_analysis()
+    return Contender(lambda: program(*problem.arguments)[0], seconds, stats.temp_size_in_bytes)

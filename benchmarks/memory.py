@@ -35,7 +35,7 @@ def measure(num_steps: int, strategy: str, budget_mb: float) -> dict:
     problem = transformer(num_steps, **SIZES, **SHAPE)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
     most = int(budget_mb * 1e6 // state_bytes)
-    memory = lljax.StoreStates()
+    memory: lljax.MemoryStrategy = lljax.StoreStates()
     if strategy == BUDGETED and num_steps > most:
         memory = lljax.recompute_within(num_steps, most)
     way = lljax_way(memory=memory)(problem)
@@ -48,7 +48,7 @@ def measure(num_steps: int, strategy: str, budget_mb: float) -> dict:
         "num_steps": num_steps,
         "memory": str(memory),
         "states": states_held(memory, num_steps),
-        "temporary_mb": way.temporary_bytes / 1e6,
+        "temporary_mb": (way.temporary_bytes or 0) / 1e6,
         "peak_mb": peak.bytes / 1e6,
         "seconds": seconds,
         "projection": float(np.vdot(direction, grads)),

@@ -43,8 +43,11 @@ def measure(
 ) -> dict:
     """Figures of all ways in `names` that can be had; plain values, for a JSON file."""
     problem = PROBLEMS[problem_name](**sizes)
-    job = {"problem": problem_name, "sizes": sizes}
-    job["public_code"] = str(public_code) if public_code else None
+    job = {
+        "problem": problem_name,
+        "sizes": sizes,
+        "public_code": str(public_code) if public_code else None,
+    }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
 
         def start(name, **more):

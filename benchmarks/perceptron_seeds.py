@@ -33,7 +33,7 @@ def main() -> None:
     summaries = []
     for seed in options.seeds:
         workdir = options.workdir / f"seed{seed}"
-        command = [sys.executable, "-m", "lljax.experiment.cli", "run", options.config]
+        command = [sys.executable, "-m", "lljax", "run", options.config]
         command += ["--workdir", str(workdir), "--seed", str(seed), *flags]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         summaries.append(json.loads((workdir / "summary.json").read_text()))

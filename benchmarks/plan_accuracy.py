@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import statistics
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,12 +19,13 @@ import tyro
 
 import lljax
 from benchmarks.machine import PeakMemory
-from lljax.experiment.config import load_config
-from lljax.experiment.memory_plan import plan_memory
-from lljax.experiment.meta_gradient import MetaGradient
-from lljax.experiment.plan import describe, plan_run
-from lljax.experiment.problem import build_problem, policy_optimizer
-from lljax.experiment.run import device_name
+from lljax.engine.memory_plan import plan_memory
+from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.plan import describe, plan_run
+from lljax.engine.run import device_name
+from lljax.tasks import Experiment, policy_optimizer
+from lljax.tasks.config_file import load_experiment
+from lljax.tasks.problem import build_problem
 
 
 def cut(config, steps: int):
@@ -34,9 +34,10 @@ def cut(config, steps: int):
     return dataclasses.replace(config, inner=inner, outer=outer)
 
 
-def measure(config) -> tuple[float, float, float]:
+def measure(experiment: Experiment) -> tuple[float, float, float]:
     """Seconds of an inner step, forward and backward, and peak bytes, of an outer step."""
-    problem = build_problem(config)
+    config = experiment.config
+    problem = build_problem(experiment)
     plan = plan_memory(problem, config.inner)
     meta_gradient = MetaGradient(problem, config.inner, plan)
     control = lljax.build_step_control(policy_optimizer(config.outer))
@@ -53,27 +54,28 @@ def measure(config) -> tuple[float, float, float]:
         return sweep, [statistics.median(np.diff(times)) / length for times in moments.values()]
 
     sweep, _ = outer_step(uniform)  # compiles
-    state = control.begin(uniform, sweep.auc, sweep.policy_grad)
+    state = control.begin(uniform, sweep.objective, sweep.policy_grad)
     propose, take = jax.jit(control.propose), jax.jit(control.take)
-    jax.block_until_ready(take(state, sweep.auc, sweep.policy_grad))
+    jax.block_until_ready(take(state, sweep.objective, sweep.policy_grad))
     # An accelerator's allocator counts these too.
     arrays = 0 if jax.devices()[0].memory_stats() else sum(a.nbytes for a in jax.live_arrays())
     with PeakMemory() as peak:
         sweep, (forward, backward) = outer_step(propose(state))
-        jax.block_until_ready(take(state, sweep.auc, sweep.policy_grad))
+        jax.block_until_ready(take(state, sweep.objective, sweep.policy_grad))
     return forward, backward, arrays + peak.bytes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path)
+    parser.add_argument("config", help="a config file, or the name of a shipped one")
     parser.add_argument("--steps", type=int, default=4, help="inner steps, an even number >= 4")
     options, flags = parser.parse_known_args()
-    config = load_config(options.config)
-    config = cut(tyro.cli(type(config), default=config, args=flags), options.steps)
+    experiment = load_experiment(options.config)
+    config = tyro.cli(type(experiment.config), default=experiment.config, args=flags)
+    experiment = experiment._replace(config=cut(config, options.steps))
     print(f"{device_name()}, jax {jax.__version__}", flush=True)
-    forward, backward, peak = measure(config)  # first: an accelerator counts from its start
-    plan = plan_run(config)
+    forward, backward, peak = measure(experiment)  # first: an accelerator counts from its start
+    plan = plan_run(experiment)
     print(describe(plan), flush=True)
     planned = plan.peak_bytes(plan.memory.mode)
     rows = {

@@ -1,15 +1,15 @@
 """What the benchmarks compute meta-gradients of: the paper's two problems, at any size."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import lljax
-from lljax.data.teacher_student import make_teacher_student
-from lljax.experiment.config import ExperimentConfig
-from lljax.experiment.problem import perceptron_loss
 from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
+from lljax.tasks.perceptron import PerceptronConfig, make_teacher_student, perceptron_loss
+from lljax.tasks.text import TransformerConfig
 from lljax.types import Batch, LossFn, Params
 
 LEARNING_RATE = 0.1
@@ -138,16 +138,15 @@ def transformer(
     )
 
 
-PROBLEMS = {"perceptron": perceptron, "transformer": transformer}
+PROBLEMS: dict[str, Callable[..., Problem]] = {"perceptron": perceptron, "transformer": transformer}
 
 
-def problem_sizes(config: ExperimentConfig) -> dict[str, int]:
+def problem_sizes(config: PerceptronConfig | TransformerConfig) -> dict[str, int]:
     """The sizes of a config's problem as the arguments of a benchmark's."""
-    data = config.data
-    sizes = {"num_train": data.num_train, "num_desired": data.num_desired}
-    if config.task == "perceptron":
-        return sizes | {"dim": data.dim}
-    model = config.model
+    sizes = {"num_train": config.data.num_train, "num_desired": config.data.num_desired}
+    if isinstance(config, PerceptronConfig):
+        return sizes | {"dim": config.data.dim}
+    data, model = config.data, config.model
     return sizes | {
         "width": model.width,
         "num_layers": model.num_layers,

@@ -51,7 +51,7 @@ def render() -> str:
         found = read(FOLDER / f"{name}.json")
         if not found:
             continue
-        about, _, how = module.__doc__.partition("\n\n    ")
+        about, _, how = (module.__doc__ or "").partition("\n\n    ")
         explanation = how.partition("\n\n")[2].strip()
         parts += [f"## {about}", explanation, *machines(found), module.table(found)]
         if hasattr(module, "plot"):

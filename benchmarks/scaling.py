@@ -12,8 +12,8 @@ inputs, the Transformer the paper's shape where nothing else is said.
 import argparse
 import functools
 import statistics
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,8 @@ SUPPORT_PROBLEM = {"num_steps": 2, "num_train": 80, "num_desired": 4}
 class Axis(NamedTuple):
     """One quantity that grows while all others stay."""
 
-    sizes: list[float]
-    build: Callable[[float], Callable]  # size -> a compiled meta-gradient
+    sizes: Sequence[float]
+    build: Callable[[Any], Callable]  # size -> a compiled meta-gradient
     base: str  # what stays
 
 
@@ -82,9 +82,11 @@ def sparse(share: float, zero_weight: str) -> Callable:
     shape = problem.policy.shape
     # The same number of examples in every row, drawn anew for each.
     ranks = np.argsort(np.random.default_rng(0).random(shape), axis=1)
-    policy = (ranks < round(share * shape[1])).astype(np.float32)
-    policy = jnp.asarray(policy / policy.sum(1, keepdims=True))
-    way = lljax_way(zero_weight="compute" if share == 1 else zero_weight, microbatch_size=MICROBATCH)
+    chosen = (ranks < round(share * shape[1])).astype(np.float32)
+    policy = jnp.asarray(chosen / chosen.sum(1, keepdims=True))
+    way = lljax_way(
+        zero_weight="compute" if share == 1 else zero_weight, microbatch_size=MICROBATCH
+    )
     return way(problem._replace(policy=policy)).gradient
 
 

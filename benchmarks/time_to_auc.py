@@ -24,13 +24,14 @@ and has them half as large.
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -41,14 +42,13 @@ from benchmarks.output import Output, subplots, use_log_scale
 from benchmarks.problems import problem_sizes
 from benchmarks.public_code import PublicCode, add_public_code
 from benchmarks.races import RACES, Method, Race
-from lljax.experiment.config import load_config
-from lljax.experiment.memory_plan import plan_memory
-from lljax.experiment.meta_gradient import MetaGradient, Sweep
-from lljax.experiment.optimization import outer_step
-from lljax.experiment.problem import Problem, build_problem
-from lljax.outer_loop import StepControl
+from lljax.engine.memory_plan import plan_memory
+from lljax.engine.meta_gradient import MetaGradient
+from lljax.step_control import StepControl
+from lljax.tasks.config_file import load_experiment
+from lljax.tasks.problem import build_problem
+from lljax.tasks.text import TransformerConfig
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 ROWS_PROJECTED = 4
 CHECK_EVERY = 4  # outer steps from one look at all examples to the next, with an active set
 PUBLIC = ("public code, one batch", "public code, its batches")
@@ -75,18 +75,18 @@ class Track:
     """A problem as the race runs it: the desired AUC alone, attention as in the public code."""
 
     def __init__(self, name: str, num_steps: int | None):
-        config = load_config(CONFIGS / f"{name}.py")
+        experiment = load_experiment(name)
+        config = experiment.config
         if num_steps:
             inner = dataclasses.replace(config.inner, num_steps=num_steps)
             config = dataclasses.replace(config, inner=inner)
         outer = dataclasses.replace(config.outer, train_share=0.0)
         config = dataclasses.replace(config, outer=outer)
-        if config.task == "transformer":
+        if isinstance(config, TransformerConfig):
             model = dataclasses.replace(config.model, attention_scale="width")
             config = dataclasses.replace(config, model=model)
-        self.config = config
-        self.problem: Problem = build_problem(config)
-        problem = self.problem
+        self.task_name, self.config = experiment.task.name, config
+        self.problem = problem = build_problem(experiment._replace(config=config))
         self.start = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
         self.data = problem.params, problem.train, problem.desired
         loss_auc = lljax.build_loss_auc(
@@ -124,23 +124,35 @@ class Track:
         control = StepControl(*(jax.jit(function) for function in control))
         known = started  # when the AUC of the last sweep's policy was
 
-        def sweep(policy, go_on=lambda _: True, all_examples=True) -> Sweep:
+        def evaluate(policy, complete=True):
             nonlocal known
-            new = meta_gradient.new_sweep()
-            meta_gradient.run_forward(policy, new, lambda _: None)
+            meta_gradient.release()  # what a rejected trial has left
+            sweep = meta_gradient.new_sweep()
+            meta_gradient.run_forward(policy, sweep, lambda _: None)
             known = time.perf_counter()
-            if go_on(new):
-                meta_gradient.run_backward(policy, new, lambda _: None, all_examples)
-            meta_gradient.release()
-            return new
 
-        first = sweep(self.start)
-        state = control.begin(self.start, first.auc, first.policy_grad)
+            def gradient():
+                meta_gradient.run_backward(policy, sweep, lambda _: None, complete)
+                return sweep.policy_grad
+
+            return sweep.objective, gradient
+
+        objective, gradient = evaluate(self.start)
+        state = control.begin(self.start, objective, gradient())
         for step in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
             complete = not method.active_set or step % CHECK_EVERY == 0
-            state, _ = outer_step(control, state, sweep, sweep, complete)
+            state = lljax.try_policy(
+                control,
+                state,
+                functools.partial(evaluate, complete=complete),
+                lambda policy: evaluate(policy)[1](),
+                complete=complete,
+                choose=lljax.choose_on_host,
+            )
             resumed = time.perf_counter()
-            curve.add(float(state.auc), self._held_out(state.policy), known - started - paused)
+            curve.add(
+                float(state.objective), self._held_out(state.policy), known - started - paused
+            )
             paused += time.perf_counter() - resumed
         return curve
 
@@ -153,7 +165,7 @@ def recipe_costs(track: Track, race: Race, code: PublicCode) -> dict | None:
     num_steps, num_train = track.start.shape
     sizes = problem_sizes(track.config) | {"num_steps": race.measured_steps}
     ways = [meta_gradient.OURS, *PUBLIC]
-    found = meta_gradient.measure(track.config.task, sizes, ways, 3, code.source)
+    found = meta_gradient.measure(track.task_name, sizes, ways, 3, code.source)
     steps = {
         name: num_steps / found["num_steps"] * statistics.median(one["seconds"])
         for name, one in found["contenders"].items()
@@ -164,7 +176,7 @@ def recipe_costs(track: Track, race: Race, code: PublicCode) -> dict | None:
     noise = np.random.default_rng(0).normal(0, 0.1, (ROWS_PROJECTED, num_train))
     rows = ((1 + noise) / num_train).astype(np.float32)
     projected, row_seconds = code.projection(rows)
-    error = np.abs(projected - lljax.project_simplex(rows)).max() * num_train
+    error = np.abs(projected - lljax.project_simplex(jnp.asarray(rows))).max() * num_train
     projection = num_steps * row_seconds / num_cores()
     return {
         "meta_gradient": steps,

@@ -112,11 +112,11 @@ def _torch_problem(problem: Problem, source: Path | None):
             for batch in (problem.train, problem.desired)
         )
 
-        def losses_of(params, batch):
+        def logistic_losses(params, batch):
             scores = torch.func.functional_call(module, params, (batch[0],))[:, 0]
             return functional.binary_cross_entropy_with_logits(scores, batch[1], reduction="none")
 
-        return losses_of, module, train, desired, device
+        return logistic_losses, module, train, desired, device
 
     code, module, train, desired = _their_problem(problem, source)
 

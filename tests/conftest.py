@@ -2,29 +2,57 @@
 
 import os
 import shutil
-import tempfile
+import subprocess
+import sys
+from pathlib import Path
 
-# Most of the tests' time is compilation, and many of them start the same program in a process of
-# its own; they share what they compiled. Before JAX is imported, and for those processes too.
-CACHE = "JAX_COMPILATION_CACHE_DIR"
-OWN_CACHE = CACHE not in os.environ
-if OWN_CACHE:
-    os.environ[CACHE] = tempfile.mkdtemp(prefix="lljax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(10**10)  # with a limit come locks
+# Most of the tests' time is compilation. What is compiled is kept for the next run, and for the
+# processes that tests start: so before JAX is imported.
+CACHE = Path(__file__).parent.parent / ".cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+CACHE_BYTES = 2**30
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from command_line import FAST_COMPILATION, RUN, Result, call  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        return  # a worker has what was set before it was started
+    limit_cache()
+    if "not slow" in config.option.markexpr and knows_fast_compilation():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
+
+
+def knows_fast_compilation():
+    """XLA ends the process when it does not know a flag, so another process is asked."""
+    environment = os.environ | {"XLA_FLAGS": FAST_COMPILATION, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+
+def limit_cache():
+    """JAX's own limit reads the whole folder at every entry."""
+    if CACHE.is_dir() and sum(file.stat().st_size for file in CACHE.iterdir()) > CACHE_BYTES:
+        shutil.rmtree(CACHE)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("error"))
+        # Two workers may write and read an entry at once; then it is compiled once more.
+        item.add_marker(pytest.mark.filterwarnings("default:Error .*persistent compilation cache"))
 
 
-def pytest_unconfigure():
-    if OWN_CACHE:  # in the process that made it
-        shutil.rmtree(os.environ[CACHE], ignore_errors=True)
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[Path, Result]:
+    """The workdir of a run in this process, and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    result = call(*RUN, workdir)
+    assert result.returncode == 0, result.stderr
+    return workdir, result

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -18,19 +19,52 @@ def logistic_loss(params, batch):
     return optax.sigmoid_binary_cross_entropy(batch["z"] @ params["w"] + params["b"], batch["y"])
 
 
+def normal(seed, shape, dtype=jnp.float64):
+    """Standard normal numbers; by NumPy, because JAX compiles a program for each new shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
 def make_logistic(
-    key=0, *, num_steps=23, num_train=17, num_desired=7, dim=5, dtype=jnp.float64
+    seed=0, *, num_steps=23, num_train=17, num_desired=7, dim=5, dtype=jnp.float64
 ) -> LogisticProblem:
     """A logistic regression whose policy is far from uniform."""
-    keys = jax.random.split(jax.random.key(key), 6)
+    rng = np.random.default_rng(seed)
 
-    def examples(key_z, key_y, size):
-        z = jax.random.normal(key_z, (size, dim), dtype)
-        return {"z": z, "y": jax.random.bernoulli(key_y, 0.4, (size,)).astype(dtype)}
+    def examples(size):
+        z, y = rng.normal(size=(size, dim)), rng.random(size) < 0.4
+        return {"z": jnp.asarray(z, dtype), "y": jnp.asarray(y, dtype)}
 
+    weights = np.exp(rng.normal(size=(num_steps, num_train)))
     return LogisticProblem(
-        jax.nn.softmax(jax.random.normal(keys[4], (num_steps, num_train), dtype)),
-        {"w": jax.random.normal(keys[5], (dim,), dtype), "b": jnp.zeros((), dtype)},
-        examples(keys[0], keys[1], num_train),
-        examples(keys[2], keys[3], num_desired),
+        jnp.asarray(weights / weights.sum(axis=1, keepdims=True), dtype),
+        {"w": jnp.asarray(rng.normal(size=dim), dtype), "b": jnp.zeros((), dtype)},
+        examples(num_train),
+        examples(num_desired),
+    )
+
+
+def value_and_grads(loss_auc):
+    return jax.value_and_grad(loss_auc, argnums=(0, 1), has_aux=True)
+
+
+def plain_loss_auc(optimizer, policy, params, train, desired):
+    """The same quantity by JAX's own reverse mode through a scan."""
+
+    def step(state, row):
+        params, opt_state = state
+        gradient = jax.grad(lambda p: row @ logistic_loss(p, train))(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state), logistic_loss(params, desired).mean()
+
+    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), policy)
+    return losses.mean(), (losses, params)
+
+
+def assert_close(actual, expected, tolerance):
+    """Relative to the largest entry of each array."""
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * np.abs(e).max()),
+        actual,
+        expected,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from problems import normal
 
 import lljax
 
@@ -70,7 +71,7 @@ def test_linen_nnx_and_plain_models_agree(embed):
     # A state with every kind of leaf, and a norm over the whole pytree, whatever its class.
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, eps_root=1e-12))
     data = jax.jit(embed.make_data)(jax.random.key(1))
-    policy = jax.nn.softmax(jax.random.normal(jax.random.key(2), (12, embed.NUM_EXAMPLES)))
+    policy = jax.nn.softmax(normal(2, (12, embed.NUM_EXAMPLES)))
     results = {}
     for kind, (loss_fn, params) in models_with_the_same_parameters(embed).items():
         loss_auc = lljax.build_loss_auc(loss_fn, optimizer)

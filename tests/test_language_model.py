@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from test_run import SMALL, lljax_command
+from command_line import SMALL, call
 
-CONFIG = "configs/transformer_small.py"
+CONFIG = "transformer_small"
 TINY = (
     *("--inner.num-steps", "12", "--inner.learning-rate", "0.5", "--outer.num-steps", "2"),
     *("--data.num-train", "24", "--data.num-desired", "16", "--data.num-validation", "16"),
@@ -27,7 +27,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, cache):
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = lljax_command("run", CONFIG, "--workdir", workdir, *TINY, *cache)
+    result = call("run", CONFIG, "--workdir", workdir, *TINY, *cache)
     assert result.returncode == 0, result.stderr
     return workdir, result
 
@@ -59,7 +59,7 @@ def test_from_text_to_report(finished):
 
 def test_a_plan_comes_true(finished, cache):
     """Memory and states as counted by hand, and the strategy that the run took."""
-    result = lljax_command("plan", CONFIG, *TINY, *cache)
+    result = call("plan", CONFIG, *TINY, *cache)
     assert result.returncode == 0, result.stderr
     width, vocabulary, context, layers = 8, 96, 12, 1
     norms = (2 * layers + 1) * 2 * width
@@ -74,12 +74,12 @@ def test_a_plan_comes_true(finished, cache):
 
 @pytest.mark.slow
 def test_a_budget_turns_the_plan(cache):
-    result = lljax_command("plan", CONFIG, *TINY, *cache, "--inner.memory-budget-gb", "0.0001")
+    result = call("plan", CONFIG, *TINY, *cache, "--inner.memory-budget-gb", "0.0001")
     assert re.search(r"recompute .*<- chosen", result.stdout), result.stdout + result.stderr
 
 
 def test_a_budget_that_holds_nothing_is_refused(cache):
-    result = lljax_command("plan", CONFIG, *TINY, *cache, "--inner.memory-budget-gb", "1e-6")
+    result = call("plan", CONFIG, *TINY, *cache, "--inner.memory-budget-gb", "1e-6")
     assert result.returncode == 2
     assert "inner.memory_budget_gb" in result.stderr
 
@@ -105,7 +105,7 @@ def test_bad_text_is_one_clear_error(tmp_path, cache, content, flags, message):
         if content is not None:
             path.write_bytes(content)
         flags = ("--data.path", str(path))
-    result = lljax_command("plan", CONFIG, *TINY, *cache, *flags)
+    result = call("plan", CONFIG, *TINY, *cache, *flags)
     assert result.returncode == 2, result.stdout + result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -116,14 +116,14 @@ def test_a_sweep_ends_in_a_table_and_goes_on(tmp_path):
     config = tmp_path / "rows.py"
     config.write_text(
         "import dataclasses\n"
-        "from lljax.experiment.config import PerceptronConfig\n"
+        "from lljax.tasks.perceptron import PerceptronConfig\n"
         "def get_configs():\n"
         "    base = PerceptronConfig()\n"
         "    return {name: dataclasses.replace(base, seed=seed)\n"
         "            for name, seed in (('first', 1), ('second', 2))}\n"
     )
     arguments = ("sweep", config, "--workdir", tmp_path / "rows", *SMALL)
-    result = lljax_command(*arguments)
+    result = call(*arguments)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "rows" / "table.json").read_text())
     assert [(row["name"], row["T"], row["N"]) for row in rows] == [
@@ -136,9 +136,9 @@ def test_a_sweep_ends_in_a_table_and_goes_on(tmp_path):
     ]
     assert seeds == [1, 2]  # the flags changed what they named, and nothing else
     assert (tmp_path / "rows" / "table.txt").read_text() in result.stdout
-    again = lljax_command(*arguments)
+    again = call(*arguments)
     assert again.returncode == 0
     assert again.stderr.count("finished") == 2
-    wrong = lljax_command("run", config)
+    wrong = call("run", config)
     assert wrong.returncode == 2
     assert "`lljax sweep`" in wrong.stderr

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import normal
 
 import lljax
 
@@ -24,7 +25,7 @@ def test_projection_equals_the_sorting_algorithm(size, scale):
 
 @pytest.mark.parametrize("scale", [1e-4, 1, 1e3, 1e7, 1e12, 1e30])
 def test_projection_in_float32_is_a_distribution(scale):
-    rows = scale * jax.random.normal(jax.random.key(1), (100, 4096), jnp.float32)
+    rows = scale * normal(1, (100, 4096), jnp.float32)
     projected = np.asarray(lljax.project_simplex(rows))
     assert projected.dtype == np.float32
     assert projected.min() >= 0
@@ -41,24 +42,24 @@ def test_projection_of_one_huge_entry():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_projection_in_16_bits_is_the_rounded_one(dtype):
-    rows = jax.random.normal(jax.random.key(4), (3, 70_000), jnp.float32).astype(dtype)
+    rows = normal(4, (3, 70_000), jnp.float32).astype(dtype)
     expected = lljax.project_simplex(rows.astype(jnp.float32)).astype(dtype)
     np.testing.assert_array_equal(lljax.project_simplex(rows), expected)
     lljax.check_policy(lljax.project_simplex(rows))
 
 
 def test_projection_leaves_a_distribution_alone_and_keeps_ties_equal():
-    policy = jax.nn.softmax(jax.random.normal(jax.random.key(0), (20, 30)))
+    policy = jax.nn.softmax(normal(0, (20, 30)))
     np.testing.assert_allclose(lljax.project_simplex(policy), policy, atol=1e-15)
     tied = lljax.project_simplex(jnp.array([[5.0, 5.0, 5.0, 1.0]]))
     np.testing.assert_allclose(tied, [[1 / 3, 1 / 3, 1 / 3, 0]], atol=1e-15)
 
 
 def test_projection_under_jit_vmap_and_grad():
-    rows = jax.random.normal(jax.random.key(2), (4, 3, 9))
+    rows = normal(2, (4, 3, 9))
     one_by_one = jnp.stack([lljax.project_simplex(matrix) for matrix in rows])
     np.testing.assert_allclose(jax.jit(jax.vmap(lljax.project_simplex))(rows), one_by_one)
-    direction = jax.random.normal(jax.random.key(3), rows.shape)
+    direction = normal(3, rows.shape)
     _, tangent = jax.jvp(lljax.project_simplex, (rows,), (direction,))
     ahead, behind = (lljax.project_simplex(rows + h * direction) for h in (1e-6, -1e-6))
     np.testing.assert_allclose(tangent, (ahead - behind) / 2e-6, atol=1e-8)

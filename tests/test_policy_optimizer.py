@@ -3,11 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import logistic_loss, make_logistic
+from problems import logistic_loss, make_logistic, normal
 
 import lljax
-from lljax.experiment.config import OuterConfig
-from lljax.experiment.problem import policy_optimizer
+from lljax.tasks import OuterConfig, policy_optimizer
 
 METHODS = {
     "projected_gradient": lljax.projected_gradient(0.5),
@@ -39,8 +38,8 @@ def test_a_loop_of_ones_own(name):
 
 
 def test_exponentiated_gradient_is_blind_to_the_scale_of_a_row():
-    policy = jax.nn.softmax(jax.random.normal(jax.random.key(0), (4, 9), jnp.float32))
-    gradient = jax.random.normal(jax.random.key(1), (4, 9), jnp.float32)
+    policy = jax.nn.softmax(normal(0, (4, 9), jnp.float32))
+    gradient = normal(1, (4, 9), jnp.float32)
     scale = jnp.array([[1.0], [1e-25], [1e25], [7.0]], jnp.float32)
     optimizer = lljax.exponentiated_gradient(0.3)
     plain, _ = optimizer.update(gradient, optimizer.init(policy), policy)
@@ -75,8 +74,8 @@ def test_schedules_and_scale_multiply_the_rate():
 
 @pytest.mark.parametrize("method", [lljax.projected_gradient, lljax.exponentiated_gradient])
 def test_smoothing_averages_over_neighbouring_steps(method):
-    policy = jax.nn.softmax(jax.random.normal(jax.random.key(0), (7, 5), jnp.float64))
-    gradient = jax.random.normal(jax.random.key(1), (7, 5), jnp.float64)
+    policy = jax.nn.softmax(normal(0, (7, 5), jnp.float64))
+    gradient = normal(1, (7, 5), jnp.float64)
     mean = np.asarray(gradient)
     for _ in range(2):
         padded = np.pad(mean, ((1, 1), (0, 0)), mode="edge")
@@ -92,8 +91,8 @@ def test_smoothing_averages_over_neighbouring_steps(method):
 
 
 def test_a_runs_settings_smooth():
-    policy = jax.nn.softmax(jax.random.normal(jax.random.key(0), (7, 5), jnp.float64))
-    gradient = jax.random.normal(jax.random.key(1), (7, 5), jnp.float64)
+    policy = jax.nn.softmax(normal(0, (7, 5), jnp.float64))
+    gradient = normal(1, (7, 5), jnp.float64)
     config = OuterConfig(learning_rate=0.2, momentum=0.5, smoothing=3)
     method = lljax.smoothed(lljax.exponentiated_gradient(0.2, momentum=0.5), passes=3)
     (expected, _), (found, _) = (

@@ -10,7 +10,7 @@ import numpy as np
 import numpy_reference as reference
 import optax
 import pytest
-from problems import logistic_loss, make_logistic
+from problems import logistic_loss, make_logistic, normal
 
 import lljax
 
@@ -91,7 +91,7 @@ def test_slopes_equal_a_numpy_recursion_and_finite_differences():
     )
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
     # A direction that gives weight to examples that have none.
-    direction = jax.random.normal(jax.random.key(1), policy.shape)
+    direction = normal(1, policy.shape)
     h = 1e-6
     difference = (auc(policy + h * direction) - auc(policy - h * direction)) / (2 * h)
     np.testing.assert_allclose(difference, jnp.vdot(gradient, direction), rtol=1e-6)
@@ -185,7 +185,7 @@ def test_a_cutoff_writes_zeros_and_takes_examples_back():
 @pytest.mark.parametrize("rate", [0.3, 0.01, 0.001])
 def test_every_example_that_is_wanted_back_comes_back(rate):
     policy = jnp.concatenate([jnp.full(64, 1 / 64), jnp.zeros(64)])[None]
-    slopes = jax.random.normal(jax.random.key(0), policy.shape)
+    slopes = normal(0, policy.shape)
     optimizer = lljax.exponentiated_gradient(rate, momentum=0.5, cutoff=0.1)
     update = jax.jit(optimizer.update)
     out, state = update(slopes, optimizer.init(policy), policy)
@@ -199,8 +199,8 @@ def test_every_example_that_is_wanted_back_comes_back(rate):
 
 
 def test_weights_above_the_cutoff_move_as_without_one():
-    slopes = jax.random.normal(jax.random.key(0), (3, 8))
-    policy = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, 8)), axis=1)
+    slopes = normal(0, (3, 8))
+    policy = jax.nn.softmax(normal(1, (3, 8)), axis=1)
     plain, sparse = (lljax.exponentiated_gradient(0.1, cutoff=cutoff) for cutoff in (0.0, 0.01))
     out, expected = (
         jax.jit(method.update)(slopes, method.init(policy), policy)[0] for method in (sparse, plain)
@@ -217,7 +217,7 @@ def test_slopes_that_tie_bring_no_example_back():
     optimizer = lljax.exponentiated_gradient(0.3, cutoff=0.1)
     weights = jax.random.uniform(jax.random.key(0), (500, 8)) * (jnp.arange(8) < 5)[None]
     policy = (weights / weights.sum(1, keepdims=True)).astype(jnp.float32)
-    slopes = jax.random.normal(jax.random.key(1), (500, 1), jnp.float32) + jnp.zeros((500, 8))
+    slopes = normal(1, (500, 1), jnp.float32) + jnp.zeros((500, 8))
     out, _ = jax.jit(optimizer.update)(slopes, optimizer.init(policy), policy)
     assert (out[:, 5:] == 0).all()
 
@@ -268,7 +268,12 @@ def test_an_active_set_ends_where_the_whole_set_does(method):
     def optimise(**active):
         return jax.jit(
             lambda policy: lljax.optimize_policy(
-                build(zero_weight="slope_only"), policy, *rest, optimizer=method, num_steps=60, **active
+                build(zero_weight="slope_only"),
+                policy,
+                *rest,
+                optimizer=method,
+                num_steps=60,
+                **active,
             )
         )(policy)
 

@@ -1,0 +1,15 @@
+"""Runs the README's embedding example: `python tests/readme_example.py README.md`."""
+
+import re
+import sys
+from pathlib import Path
+
+
+def code(readme: Path) -> str:
+    found = re.search(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found.group(1)
+
+
+if __name__ == "__main__":
+    exec(compile(code(Path(sys.argv[1])), "README", "exec"))

@@ -1,0 +1,80 @@
+"""The structure: which room imports which, how long files are, what a wheel holds."""
+
+import ast
+import configparser
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lljax"
+SHELL_FILES = {"cli", "commands", "errors", "__main__"}
+CORE = {path.stem for path in PACKAGE.glob("*.py")} - SHELL_FILES
+CORE_PACKAGES = {"jax", "numpy", "optax", "chex"}
+
+# What a room may import of lljax, beside itself and the core.
+ROOMS = {
+    "artifacts": {"errors"},
+    "data": {"errors"},
+    "models": {"data"},
+    "tasks": {"errors", "data", "models"},
+    "engine": {"errors", "artifacts", "tasks"},
+    "report": {"errors", "artifacts"},
+}
+
+
+def imports(path):
+    """The modules that a file imports, inside its functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "lljax":
+                yield from (f"lljax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def rooms_of(path):
+    """The parts of lljax that a file imports, the first name below `lljax`."""
+    names = [name.split(".")[1] for name in imports(path) if name.startswith("lljax.")]
+    # `from lljax import uniform_policy` takes a name, not a module.
+    return {name for name in names if (PACKAGE / name).is_dir() or name in CORE | SHELL_FILES}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_the_left(room):
+    allowed = ROOMS[room] | CORE | {room}
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        assert rooms_of(path) <= allowed, path
+
+
+def test_every_folder_is_a_room():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ROOMS)
+
+
+def test_the_core_knows_no_shell_and_three_packages():
+    for name in sorted(CORE):
+        path = PACKAGE / f"{name}.py"
+        assert rooms_of(path) <= CORE, path
+        others = {module.split(".")[0] for module in imports(path)} - {"lljax"}
+        assert others - set(sys.stdlib_module_names) <= CORE_PACKAGES, path
+
+
+def test_no_file_is_too_long():
+    folders = ("lljax", "configs", "tests", "benchmarks", "examples")
+    for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
+        limit = 250 if path.is_relative_to(PACKAGE / "engine") else 350
+        length = len(path.read_text(encoding="utf-8").splitlines())
+        assert length <= limit, f"{path} has {length} lines"
+
+
+def test_every_folder_is_in_the_wheel():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert listed == found | {"lljax.configs"}
