@@ -56,7 +56,7 @@ def call(*arguments) -> Result:
 
 def start(*arguments, stderr=subprocess.PIPE, **environment: str) -> subprocess.Popen:
     """A command line in a process, and a process group, of its own."""
-    flags = os.environ.get("XLA_FLAGS", "").replace(FAST_COMPILATION, "")
+    flags = os.environ.get("XLA_FLAGS", "").replace(FAST_COMPILATION, "").strip()
     return subprocess.Popen(
         [sys.executable, "-m", "lljax", *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -26,7 +26,8 @@ def pytest_configure(config):
         return  # a worker has what was set before it was started
     limit_cache()
     if "not slow" in config.option.markexpr and knows_fast_compilation():
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} {FAST_COMPILATION}".strip()
 
 
 def knows_fast_compilation():

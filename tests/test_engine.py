@@ -188,7 +188,8 @@ def test_trackers_get_the_metrics_and_cannot_stop_a_run(tmp_path):
     for line in lines:
         for name, value in line.items():
             if value is not None:
-                assert events[name, line["outer_step"]] == pytest.approx(value, rel=1e-5, abs=1e-9)
+                seen = events[name, line["outer_step"]]
+                assert seen == pytest.approx(float(value), rel=1e-5, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -165,3 +165,12 @@ def test_an_active_set_ends_where_looking_at_all_examples_does(active_set):
     assert None in gaps[3]
     assert objectives[1][-1] < 0.9 * objectives[1][0]
     np.testing.assert_allclose(objectives[3], objectives[1], rtol=1e-2)
+
+
+@pytest.mark.parametrize("memory", ["offload", "recompute"])
+def test_where_states_are_kept_changes_no_bit(finished, tmp_path, memory):
+    workdir = tmp_path / memory
+    result = call(*RUN, workdir, "--inner.memory", memory)
+    assert result.returncode == 0, result.stderr
+    assert f"({memory})" in result.stderr
+    assert (workdir / "policy.npy").read_bytes() == (finished[0] / "policy.npy").read_bytes()
