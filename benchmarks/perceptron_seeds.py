@@ -19,7 +19,7 @@ ROWS = (
     ("test AR", ("test", "acceleration_ratio")),
     ("test AUC, conventional", ("test", "conventional", "auc")),
     ("test AUC, optimised", ("test", "optimized", "auc")),
-    ("outer step kept", ("best_outer_step",)),
+    ("best outer step", ("best_outer_step",)),
     ("seconds of the run", ("seconds", "total")),
 )
 

@@ -1,7 +1,4 @@
-"""A task of your own: a Flax NNX model on your own arrays, with all that `lljax run` has.
-
-    lljax run examples/own_task.py           a minute on two CPU cores; the report shows pictures
-    lljax run examples/own_task.py --help    your settings are flags, your docstrings their help
+"""A task of your own, a Flax NNX model on your own arrays: `lljax run examples/own_task.py`.
 
 Which of four strokes does a noisy picture show? 40 % of the training labels are wrong, and 128
 more pictures with the right label tell which to trust.
@@ -43,13 +40,14 @@ def draw_pictures(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]
     strokes = np.zeros((4, 8, 8))
     strokes[0, 3], strokes[1, :, 3], strokes[2], strokes[3] = 1, 1, np.eye(8), np.eye(8)[::-1]
     labels = rng.integers(4, size=count)
-    pictures = strokes[labels] + rng.normal(0, 0.8, (count, 8, 8))
+    pictures = strokes[labels] + rng.normal(0, 0.6, (count, 8, 8))
     return {"x": pictures.astype(np.float32), "y": labels.astype(np.int32)}
 
 
 def build(config: StrokesConfig) -> tasks.Problem:
     rng = np.random.default_rng(config.seed)
-    train, *desired = (draw_pictures(rng, count) for count in (config.num_train, 128, 256, 999))
+    sizes = config.num_train, 128, 256, 999
+    train, desired, validation, test = (draw_pictures(rng, count) for count in sizes)
     wrong = rng.random(config.num_train) < config.wrong_labels
     train["y"] = (train["y"] + wrong * rng.integers(1, 4, wrong.size, np.int32)) % 4
     graph, params = nnx.split(Classifier(config.width, nnx.Rngs(config.seed)), nnx.Param)
@@ -63,10 +61,12 @@ def build(config: StrokesConfig) -> tasks.Problem:
         optimizer=tasks.inner_optimizer(config.inner),
         params=params,
         train=train,
-        **dict(zip(("desired", "validation", "test"), desired, strict=True)),
+        desired=desired,
+        validation=validation,
+        test=test,
         num_symbols=4,
         perturbed=wrong,
-        show_example=lambda n: (train["x"][n] + 1) / 3,  # a picture in [0, 1]
+        show_example=lambda n: ((train["x"][n] + 1) / 3, f"label {train['y'][n]}"),
         facts=("4 classes",),
     )
 

@@ -37,7 +37,7 @@ def project_simplex(policy: jax.Array) -> jax.Array:
       Proj(v) = max(v - tau, 0), tau such that the row sums to 1
 
     tau is found by Michelot's active-set iteration: starting from the entries above max(v) - 1,
-    which hold the support, drop those at or below the tau of the kept ones, until none is dropped.
+    which hold the support, drop those at or below the tau of the others, until none is dropped.
     It is exact, ends after at most N rounds (about ten in practice) and each is one pass over
     memory, where a sort of 2000 x 4096 numbers takes longer than the meta-gradient they come from.
 

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import tyro
 
 from lljax import cli
+from lljax.engine import run as engine
+from lljax.tasks import Experiment, perceptron
+from lljax.tasks.perceptron import PerceptronConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -52,6 +56,18 @@ def call(*arguments) -> Result:
         except SystemExit as end:  # how tyro ends on help and on a wrong flag
             code = end.code
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def run_without_report(workdir: Path, *flags) -> Path:
+    """The run of a command line without its report, which takes longer than so small a run."""
+    arguments = [*SMALL, *map(str, flags)]
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        config = tyro.cli(PerceptronConfig, args=arguments)
+        with contextlib.redirect_stderr(io.StringIO()) as log:
+            engine.run(Experiment(perceptron.TASK, config), workdir, lambda root: root)
+    (workdir / "log.txt").write_text(log.getvalue())
+    return workdir
 
 
 def start(*arguments, stderr=subprocess.PIPE, **environment: str) -> subprocess.Popen:

@@ -16,6 +16,9 @@ CACHE_BYTES = 2**30
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from command_line import FAST_COMPILATION, RUN, Result, call  # noqa: E402
+from texts import DOCUMENTS  # noqa: E402
+
+from lljax.data.text import TextSettings  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -57,3 +60,16 @@ def finished(tmp_path_factory) -> tuple[Path, Result]:
     result = call(*RUN, workdir)
     assert result.returncode == 0, result.stderr
     return workdir, result
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Makes settings for a text file with the documents given, with a cache of the test's own."""
+
+    def make(documents=DOCUMENTS, **changes):
+        path = tmp_path / "text.txt"
+        path.write_text("<|endoftext|>".join(documents), encoding="utf-8")
+        defaults = {"path": str(path), "vocab_size": 200, "context": 16}
+        return TextSettings(**(defaults | {"cache_dir": str(tmp_path / "cache")} | changes))
+
+    return make

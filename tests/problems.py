@@ -63,8 +63,10 @@ def plain_loss_auc(optimizer, policy, params, train, desired):
 
 def assert_close(actual, expected, tolerance):
     """Relative to the largest entry of each array."""
-    jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=tolerance * np.abs(e).max()),
-        actual,
-        expected,
-    )
+
+    def compare(actual, expected):
+        actual, expected = np.asarray(actual, float), np.asarray(expected, float)
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * largest)
+
+    jax.tree.map(compare, actual, expected)

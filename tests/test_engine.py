@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 import tyro
-from command_line import ACTIVE, RUN, SMALL, assert_refused, call, run_process
+from command_line import ACTIVE, RUN, SMALL, assert_refused, call, run_process, run_without_report
 from problems import logistic_loss, make_logistic
 from tensorboardX.proto import event_pb2
 
@@ -107,10 +107,7 @@ def test_the_compiled_outer_step_and_the_one_on_the_host_follow_one_rule(active)
 
 @pytest.mark.parametrize("flags", [(), (*ACTIVE, "--outer.check-every", "3")], ids=["all", "part"])
 def test_a_run_takes_the_steps_of_optimize_policy(finished, tmp_path, flags):
-    workdir = finished[0]
-    if flags:
-        workdir = tmp_path / "run"
-        assert call(*RUN, workdir, *flags).returncode == 0
+    workdir = run_without_report(tmp_path / "run", *flags) if flags else finished[0]
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     config = tyro.cli(PerceptronConfig, args=[*SMALL, *map(str, flags)], default=PerceptronConfig())
     with jax.enable_x64(False):

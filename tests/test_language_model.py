@@ -15,6 +15,8 @@ TINY = (
     *("--model.width", "8", "--model.num-heads", "2", "--inner.microbatch-size", "16"),
 )
 
+pytestmark = pytest.mark.xdist_group("text")
+
 # Many documents, with letters enough for the vocabulary, none of them as long as the context.
 SHORT = "\n\n".join(f"{chr(97 + k % 26)}{chr(97 + k // 26)}{k}" for k in range(600)).encode()
 

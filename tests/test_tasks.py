@@ -12,6 +12,8 @@ QUICK = (
     *("--inner.learning-rate", "0.5"),
 )
 
+pytestmark = pytest.mark.xdist_group("task")
+
 
 def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 80

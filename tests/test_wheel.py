@@ -12,6 +12,8 @@ import pytest
 import readme_example
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.xdist_group("wheel")
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -15,7 +15,7 @@ def perturb(
     share: float = 0.5,
     operations: int = 20,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Damages a share of the sequences, each by so many operations drawn with equal chances.
+    """Damages a share of the sequences, each by `operations` edits drawn with equal chances.
 
     An operation replaces a random token by a random one of the vocabulary, deletes the last token,
     or repeats a random token beside itself: those behind it move on by one place, and what passes

@@ -93,7 +93,7 @@ def download(url: str, folder: Path, limit: int | None = None) -> Path:
     Args:
       url: http:// or https://.
       folder: made if need be.
-      limit: stop after so many bytes.
+      limit: stop after this many bytes.
 
     Raises:
       TextError: no network, no such file, or `folder` cannot be written.

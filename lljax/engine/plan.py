@@ -2,7 +2,7 @@
 
 Sizes are counted, working memory and FLOPs are the compiler's own figures for the programs of the
 run, and the time comes from a probe (`probe`). The cost of an active set follows the policy, which
-is not known yet: such a run is planned as if all examples kept their weight.
+is not known yet: such a run is planned as if all examples had weight to the end.
 """
 
 import dataclasses

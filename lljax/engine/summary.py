@@ -102,7 +102,8 @@ def samples(problem: Problem, policy: np.ndarray) -> dict[str, list[dict[str, An
     def describe(n: int) -> dict[str, Any]:
         sample: dict[str, Any] = {"example": int(n), "weight": float(totals[n])}
         shown = show(int(n))
-        sample |= {"text": shown} if isinstance(shown, str) else {"image": _png(shown)}
+        for part in shown if isinstance(shown, tuple) else (shown,):
+            sample |= {"text": part} if isinstance(part, str) else {"image": _png(part)}
         if problem.perturbed is not None:
             sample["perturbed"] = bool(problem.perturbed[n])
         return sample

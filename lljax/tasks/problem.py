@@ -17,6 +17,7 @@ from lljax.errors import RunFailed, UserError
 from lljax.tasks.config import ExperimentConfig
 from lljax.types import Batch, LossFn, Params
 
+Shown = str | np.ndarray | tuple[np.ndarray, str]
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 
 
@@ -37,8 +38,9 @@ class Problem:
       desired_loss_fn: losses of the desired, validation and test examples; `loss_fn` when None.
       perturbed: [N] bool, the training examples that were damaged on purpose, if any were: the
         report tells what the policy did to them.
-      show_example: how the n-th training example is shown in the report: its text, or a picture
-        as an array [H, W] or [H, W, 3], uint8 or floating in [0, 1]. None: not at all.
+      show_example: how the n-th training example is shown in the report: its text, a picture as
+        an array [H, W] or [H, W, 3], uint8 or floating in [0, 1], or (picture, text). None: not
+        at all.
       facts: what the report's first line says of the task, e.g. ("10 classes",).
       provenance: where the data come from, as a user would look for them; said when a run is
         continued with other data.
@@ -54,7 +56,7 @@ class Problem:
     num_symbols: int
     desired_loss_fn: LossFn | None = None
     perturbed: np.ndarray | None = None
-    show_example: Callable[[int], str | np.ndarray] | None = None
+    show_example: Callable[[int], Shown] | None = None
     facts: tuple[str, ...] = ()
     provenance: str = "the data that the task reads"
 

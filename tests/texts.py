@@ -1,0 +1,24 @@
+"""Small texts that several tests read."""
+
+import numpy as np
+
+WORDS = """
+once upon a time there was little girl boy who found big red ball in the garden and said hello to
+friend dog cat but it ran away because sun very bright so they went home happy again with mother
+father tree house river bird sang song every day until night came moon looked down
+"""
+
+
+def make_documents(number, seed=0):
+    """Lively enough for a few hundred tokens; 8 to 40 words each."""
+    rng = np.random.default_rng(seed)
+    sentences = [" ".join(rng.choice(WORDS.split(), rng.integers(8, 41))) for _ in range(number)]
+    return [f"{text.capitalize()}.\nThe end {i}, café 😀." for i, text in enumerate(sentences)]
+
+
+DOCUMENTS = make_documents(300)
+
+
+def prepared(tmp_path):
+    """The folders of the cache that would be read."""
+    return list((tmp_path / "cache").glob("lljax_sequences/*/[0-9]*"))
