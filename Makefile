@@ -9,7 +9,7 @@ run: $(VENV)/.installed
 	$(VENV)/bin/lljax run $(CONFIG) $(ARGS)
 
 test: $(VENV)/.test-installed
-	$(VENV)/bin/python -m pytest -q -n auto $(ARGS)
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup $(ARGS)
 
 slow: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
@@ -37,4 +37,4 @@ $(VENV)/.test-installed: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -149,7 +149,7 @@ def training_run_builder(
       (train, desired) -> the run over these data, cut into micro-batches.
 
     Raises:
-      ValueError: an option that is none.
+      ValueError: an option is not valid.
     """
     checks.check_microbatch_size(microbatch_size)
     checks.check_zero_weight(zero_weight, microbatch_size)
@@ -231,7 +231,8 @@ def backward_sweep(
         return run.step(state, inputs[0])[0], None
 
     def advance_and_record(state, inputs):
-        return run.step_and_record(state, inputs[0])
+        after, record = run.step_and_record(state, inputs[0])
+        return after, memory.keep(record)
 
     inputs, counts = (policy, loss_cotangents), memory.split(policy.shape[0])
     return sweep.backward(step_back, advance, advance_and_record, cotangent, kept, inputs, counts)

@@ -151,8 +151,10 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     except TypeError:  # an `update` or a structure that cannot be looked up is checked each time
         known, key = set(), None
 
-    def is_finite():
-        ones = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
+    def is_finite(one):
+        # Made of an argument: what is made of constants alone would be computed here and now,
+        # operation by operation.
+        ones = jax.tree.map(lambda p: jnp.full(p.shape, one, p.dtype), params)
         # An array of one element keeps its gradient: normalising it may rightly have no
         # derivative at zero.
         gradient = jax.tree.map(lambda p: p if p.size <= 1 else p.at[(0,) * p.ndim].set(0), ones)
@@ -164,7 +166,7 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
 
     with jax.ensure_compile_time_eval():
         try:
-            finite = bool(jax.jit(is_finite)())
+            finite = bool(jax.jit(is_finite)(1.0))
         except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
             return  # a traced learning rate, say: there is no number to look at
     if not finite:

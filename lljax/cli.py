@@ -35,6 +35,9 @@ Exit status: 0 done, 1 the run failed, 2 the input is wrong.
 """
 
 
+CONFIG_HELP = "a Python file that defines get_config(), or the name of a shipped config"
+
+
 def main() -> None:
     """The `lljax` command."""
     sys.exit(call(sys.argv[1:]))
@@ -68,14 +71,12 @@ def call(arguments: Sequence[str]) -> int:
         print(f"lljax: the run failed: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        package = _package_of(error.name)
-        if package is None:
+        if error.name is None or error.name.split(".")[0] == "lljax":
             raise
-        print(
-            f"lljax: `lljax {command}` needs the package {package}, which is not installed: "
-            f"pip install {package}",
-            file=sys.stderr,
-        )
+        package = _package_of(error.name)
+        cure = f"package {package}, which is not installed: pip install {package}"
+        missing = cure if package else f"module {error.name}, which is not installed."
+        print(f"lljax: `lljax {command}` needs the {missing}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nlljax: interrupted; the same command continues the run", file=sys.stderr)
@@ -85,7 +86,10 @@ def call(arguments: Sequence[str]) -> int:
 
 def _package_of(module: str | None) -> str | None:
     """The package that lljax depends on and that has the module; None if it is no such module."""
-    requirements = importlib.metadata.requires("lljax") or []
+    try:
+        requirements = importlib.metadata.requires("lljax") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source, not installed
+        return None
     packages = [re.split(r"[^\w.-]", line)[0] for line in requirements if "extra ==" not in line]
     names = {package.replace("-", "_").lower(): package for package in packages}
     names |= {"orbax": "orbax-checkpoint", "PIL": "pillow"}  # imported under another name
@@ -121,7 +125,9 @@ def _parse(
     import tyro
 
     Config = type(default)
-    ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+    ConfigFile = Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG", help=CONFIG_HELP)
+    ]
     Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     place, place_help = workdir
     Place = Annotated[Path, tyro.conf.arg(help=place_help)]
@@ -150,7 +156,7 @@ def _parse(
 
 
 def _default_workdir(name: str | None) -> str:
-    return f"runs/{Path(name).stem if name else 'NAME'}"
+    return f"runs/{'NAME' if name is None else Path(name).stem}"
 
 
 def _load(name: str | None) -> Any:
@@ -158,7 +164,9 @@ def _load(name: str | None) -> Any:
     from lljax.tasks.config_file import TASKS, load_experiment
     from lljax.tasks.problem import Experiment
 
-    return load_experiment(name) if name else Experiment(TASKS[0], TASKS[0].config_type())
+    if name is None:
+        return Experiment(TASKS[0], TASKS[0].config_type())
+    return load_experiment(name)
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -186,7 +194,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     from lljax.tasks.config_file import load_experiments
 
     name = _config_name("sweep", arguments, "get_configs")
-    experiments = load_experiments(name) if name else {"row": _load(None)}
+    experiments = {"row": _load(None)} if name is None else load_experiments(name)
     place = _default_workdir(name), "folder of the runs' folders, table.txt and table.json"
     workdir = Path()
     for row, experiment in experiments.items():

@@ -4,8 +4,9 @@ All functions are pure and act on one inner step, so they can be called in the o
 `lljax.unroll` and under jit, vmap and scan. `weights` is a policy row gamma_t [N] throughout.
 
 The paper does not say which weight counts as zero, so `threshold` is an argument: a weight is
-zero when weight <= threshold. The default 0.0 fits the projected gradient, whose rows hold exact
-zeros. Exponentiated gradient only ever approaches zero: pass, e.g., 1e-3 / N there.
+zero when weight <= threshold. The default 0.0 fits methods that write exact zeros: projected
+gradient, and exponentiated gradient with a cutoff. Without a cutoff the latter only comes close to
+zero: pass, e.g., 1e-3 / N there.
 """
 
 import jax

@@ -26,7 +26,7 @@ class MemoryStrategy(Protocol):
         ...
 
     def keep(self, states: Any) -> Any:
-        """What is put aside of a step's record, in the forward sweep of a tree of one level."""
+        """What is put aside of a step's record."""
         ...
 
     def fetch(self, kept: Any) -> Any:

@@ -114,6 +114,13 @@ def test_a_repeated_outer_step_counts_once(workdir):
     assert np.isnan(metrics["seconds"][3])
 
 
+def test_the_name_that_the_desired_auc_had_before_is_read(workdir):
+    path = workdir / "metrics.jsonl"
+    expected = load_results(workdir).metrics["desired_auc"]
+    path.write_text(path.read_text().replace('"desired_auc"', '"auc"'))
+    np.testing.assert_array_equal(load_results(workdir).metrics["desired_auc"], expected)
+
+
 def test_the_writer_refuses_a_wrong_summary(tmp_path):
     def refused(message, **changed):
         with pytest.raises(SchemaError, match=message):

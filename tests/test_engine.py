@@ -164,7 +164,9 @@ class Broken:
             file.write(f" {step}:{metrics['best']}")
 
     def close(self):
-        raise AssertionError("a tracker that has failed is left alone")
+        with self.path.open("a") as file:
+            file.write(" closed")
+        raise OSError("said once already")
 
 def get_config():
     return PerceptronConfig(trackers=("tensorboard", f"{__name__}:Broken"))
@@ -178,7 +180,7 @@ def test_trackers_get_the_metrics_and_cannot_stop_a_run(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("warning: the tracker lljax_config_own:Broken failed") == 1
     assert "no more paper" in result.stderr
-    assert (workdir / "seen.txt").read_text() == "perceptron0 0:True 1:True"
+    assert (workdir / "seen.txt").read_text() == "perceptron0 0:True 1:True closed"
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 9
     events = read_events(workdir / "tensorboard")
@@ -204,7 +206,8 @@ def test_weights_and_biases_offline(tmp_path):
     [
         ("tensorbord", ["no tracker tensorbord", "Did you mean tensorboard?"]),
         ("absent", ["needs the package no_such_package", "pip install 'lljax[absent]'"]),
-        ("no_such_module:Tracker", ["no_such_module:Tracker cannot be imported"]),
+        ("no_such_module:Tracker", ["no_such_module:Tracker cannot be imported", "PYTHONPATH"]),
+        (":Tracker", [":Tracker cannot be imported"]),
     ],
 )
 def test_a_tracker_that_is_not_there_is_named_before_anything_runs(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from problems import compiled
 
 import lljax
 from lljax.learning_law import (
@@ -92,7 +93,7 @@ def test_contributions_under_jit_and_vmap(problem):
     def compute(p):
         return contributions(loss_fn, p, train, desired, microbatch_size=2)
 
-    got = jax.jit(jax.vmap(compute))(several)
+    got = compiled(jax.vmap(compute))(several)
     for i, factor in enumerate((1, -1, 2)):
         one = jax.tree.map(lambda p, f=factor: f * p, params)
         np.testing.assert_allclose(got[i], numpy_contributions(one, train, desired), rtol=1e-12)

@@ -11,6 +11,7 @@ import optax
 import pytest
 from problems import (
     assert_close,
+    compiled,
     logistic_loss,
     make_logistic,
     normal,
@@ -53,7 +54,7 @@ def test_gradient_equals_finite_differences(name):
     def auc(policy, params):
         return loss_auc(policy, params, train, desired)[0]
 
-    grads = jax.jit(jax.grad(auc, argnums=(0, 1)))(policy, params)
+    grads = compiled(jax.grad(auc, argnums=(0, 1)))(policy, params)
     direction = jax.tree.map(lambda leaf: normal(3, leaf.shape), (policy, params))
     expected = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, direction)))
 
@@ -90,7 +91,7 @@ def test_gradient_equals_a_numpy_recursion(optimizer, by_hand):
         return optax.sigmoid_binary_cross_entropy(batch["z"] @ theta, batch["y"])
 
     loss_auc = lljax.build_loss_auc(loss_fn, optimizer)
-    (auc, _), grads = jax.jit(value_and_grads(loss_auc))(policy, params["w"], train, desired)
+    (auc, _), grads = compiled(value_and_grads(loss_auc))(policy, params["w"], train, desired)
     examples = [tuple(np.asarray(batch[k]) for k in ("z", "y")) for batch in (train, desired)]
     expected = reference.auc_and_gradients(
         by_hand, np.asarray(policy), np.asarray(params["w"]), *examples
@@ -101,7 +102,7 @@ def test_gradient_equals_a_numpy_recursion(optimizer, by_hand):
 @functools.cache
 def plain_value_and_grads(name):
     plain = functools.partial(plain_loss_auc, OPTIMIZERS[name])
-    return jax.jit(value_and_grads(plain))(*make_logistic())
+    return compiled(value_and_grads(plain))(*make_logistic())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_every_strategy_agrees_with_reverse_mode_through_a_scan(name, strategy):
     problem = make_logistic()
     (auc, (losses, end)), grads = plain_value_and_grads(name)
     loss_auc = lljax.build_loss_auc(logistic_loss, OPTIMIZERS[name], **STRATEGIES[strategy])
-    (actual_auc, info), actual_grads = jax.jit(value_and_grads(loss_auc))(*problem)
+    (actual_auc, info), actual_grads = compiled(value_and_grads(loss_auc))(*problem)
     assert_close((actual_auc, actual_grads), (auc, grads), 1e-12)
     assert_close(info.params, end, 1e-12)
     start = logistic_loss(problem.params, problem.desired).mean()
@@ -130,23 +131,23 @@ def test_every_strategy_agrees_with_reverse_mode_through_a_scan(name, strategy):
 def test_jit_and_vmap_change_nothing(name, strategy):
     loss_auc = lljax.build_loss_auc(logistic_loss, OPTIMIZERS[name], **STRATEGIES[strategy])
     problems = [make_logistic(key) for key in range(3)]
-    compiled = jax.jit(value_and_grads(loss_auc))
-    one_by_one = [compiled(*problem) for problem in problems]
+    program = compiled(value_and_grads(loss_auc))
+    one_by_one = [program(*problem) for problem in problems]
     if strategy == "stored":  # operation by operation, each compiled alone: slow
         assert_close(value_and_grads(loss_auc)(*problems[0]), one_by_one[0], 1e-12)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-    together = jax.jit(jax.vmap(value_and_grads(loss_auc)))(*stacked)
+    together = compiled(jax.vmap(value_and_grads(loss_auc)))(*stacked)
     for index, alone in enumerate(one_by_one):
         assert_close(jax.tree.map(lambda leaf: leaf[index], together), alone, 1e-12)  # noqa: B023
     # Over policies alone, the data shared.
     policy, *rest = problems[0]
     policies = jnp.stack([policy, problems[1].policy])
     over_policies = jax.vmap(value_and_grads(loss_auc), in_axes=(0, None, None, None))
-    _, grads = jax.jit(over_policies)(policies, *rest)
+    _, grads = compiled(over_policies)(policies, *rest)
     assert_close(grads[0][0], one_by_one[0][1][0], 1e-12)
     # The gradient of a vmapped function.
     total = jax.grad(lambda p: jax.vmap(lambda q: loss_auc(q, *rest)[0])(p).sum())
-    assert_close(jax.jit(total)(policies), grads[0], 1e-12)
+    assert_close(compiled(total)(policies), grads[0], 1e-12)
 
 
 @pytest.mark.parametrize("strategy", ["stored", "recomputed"])
@@ -170,10 +171,10 @@ def test_any_function_of_the_loss_curve_has_an_exact_gradient(strategy):
         return auc, jnp.concatenate([start[None], losses]), end
 
     logits = jnp.log(policy)
-    expected = jax.jit(jax.grad(functools.partial(objective, plain)))(logits)
-    assert_close(jax.jit(jax.grad(functools.partial(objective, ours)))(logits), expected, 1e-11)
+    expected = compiled(jax.grad(functools.partial(objective, plain)))(logits)
+    assert_close(compiled(jax.grad(functools.partial(objective, ours)))(logits), expected, 1e-11)
     remade = jax.checkpoint(functools.partial(objective, ours))
-    assert_close(jax.jit(jax.grad(remade))(logits), expected, 1e-11)
+    assert_close(compiled(jax.grad(remade))(logits), expected, 1e-11)
 
 
 def test_second_derivatives_by_reverse_over_reverse():
@@ -183,7 +184,7 @@ def test_second_derivatives_by_reverse_over_reverse():
     direction = normal(9, policy.shape)
 
     def curvature(auc):
-        return jax.jit(jax.grad(lambda p: jnp.vdot(jax.grad(auc)(p), direction)))(policy)
+        return compiled(jax.grad(lambda p: jnp.vdot(jax.grad(auc)(p), direction)))(policy)
 
     ours = curvature(lambda p: loss_auc(p, params, train, desired)[0])
     plain = curvature(lambda p: plain_loss_auc(optimizer, p, params, train, desired)[0])
@@ -194,9 +195,9 @@ def test_closed_form_of_a_single_step():
     """dL(theta_1)/dgamma_n = -eta grad L(theta_1) . grad l_n(theta_0)."""
     policy, params, train, desired = make_logistic(num_steps=1)
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.7))
-    grads, info = jax.jit(jax.grad(loss_auc, has_aux=True))(policy, params, train, desired)
-    after = jax.jit(jax.grad(lambda p: logistic_loss(p, desired).mean()))(info.params)
-    per_example = jax.jit(jax.jacobian(logistic_loss))(params, train)
+    grads, info = compiled(jax.grad(loss_auc, has_aux=True))(policy, params, train, desired)
+    after = compiled(jax.grad(lambda p: logistic_loss(p, desired).mean()))(info.params)
+    per_example = compiled(jax.jacobian(logistic_loss))(params, train)
     products = per_example["w"] @ after["w"] + per_example["b"] * after["b"]
     assert_close(grads[0], -0.7 * products, 1e-12)
 
@@ -206,7 +207,7 @@ def test_permuting_the_examples_permutes_the_gradient():
     loss_auc = lljax.build_loss_auc(logistic_loss, OPTIMIZERS["adamw"], microbatch_size=6)
     order = np.random.default_rng(5).permutation(policy.shape[1])
     shuffled = jax.tree.map(lambda leaf: leaf[order], train)
-    gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
+    gradient = compiled(jax.grad(loss_auc, has_aux=True))
     grads, _ = gradient(policy, params, train, desired)
     permuted, _ = gradient(policy[:, order], params, shuffled, desired)
     assert_close(permuted, grads[:, order], 1e-11)
@@ -221,7 +222,7 @@ def test_float32_is_close_to_float64(name, strategy):
     exact = make_logistic(**sizes)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), exact)
     loss_auc = lljax.build_loss_auc(logistic_loss, OPTIMIZERS[name], **STRATEGIES[strategy])
-    both = jax.jit(value_and_grads(loss_auc))
+    both = compiled(value_and_grads(loss_auc))
     (auc, info), grads = both(*single)
     assert {leaf.dtype for leaf in jax.tree.leaves((auc, info, grads))} == {jnp.dtype("float32")}
     assert_close((auc, grads), (lambda out: (out[0][0], out[1]))(both(*exact)), 1e-4)
@@ -244,9 +245,9 @@ def test_optimizer_states_with_counts_keys_and_copies_of_the_parameters():
     everything = optax.chain(noise, pull_to_start(0.1), optax.sgd(0.2), optax.ema(0.9))
     for optimizer in (everything, optax.inject_hyperparams(optax.sgd)(0.2)):
         plain = functools.partial(plain_loss_auc, optimizer)
-        expected = jax.jit(value_and_grads(plain))(*problem)[1]
+        expected = compiled(value_and_grads(plain))(*problem)[1]
         loss_auc = lljax.build_loss_auc(logistic_loss, optimizer, memory=lljax.RecomputeStates())
-        assert_close(jax.jit(value_and_grads(loss_auc))(*problem)[1], expected, 1e-11)
+        assert_close(compiled(value_and_grads(loss_auc))(*problem)[1], expected, 1e-11)
 
 
 def test_new_data_of_the_same_shape_are_not_compiled_again():

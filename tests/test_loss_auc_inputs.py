@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from problems import assert_close, logistic_loss, make_logistic, plain_loss_auc, value_and_grads
+from problems import (
+    assert_close,
+    compiled,
+    logistic_loss,
+    make_logistic,
+    plain_loss_auc,
+    value_and_grads,
+)
 
 import lljax
 
@@ -38,7 +45,7 @@ def test_what_does_not_fit_is_refused_in_words(change, message):
     problem = problem._replace(**{name: make(problem) for name, make in change.items()})
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))
     with pytest.raises(ValueError, match=message):
-        jax.jit(loss_auc)(*problem)
+        compiled(loss_auc)(*problem)
 
 
 def test_a_loss_that_is_not_one_number_an_example_is_refused():
@@ -63,9 +70,9 @@ def test_bad_strategies_are_refused():
 def test_adam_without_eps_root_is_refused_with_the_cure(optimizer):
     problem = make_logistic()
     loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)
-    assert jnp.isfinite(jax.jit(loss_auc)(*problem)[0])  # without a gradient nothing is wrong
+    assert jnp.isfinite(compiled(loss_auc)(*problem)[0])  # without a gradient nothing is wrong
     with pytest.raises(ValueError, match="eps_root=1e-16"):
-        jax.jit(jax.grad(loss_auc, has_aux=True))(*problem)
+        compiled(jax.grad(loss_auc, has_aux=True))(*problem)
 
 
 def test_the_check_of_the_optimizer_can_be_skipped():
@@ -73,8 +80,8 @@ def test_the_check_of_the_optimizer_can_be_skipped():
     problem, optimizer = make_logistic(), optax.adam(0.1)
     loss_auc = lljax.build_loss_auc(logistic_loss, optimizer, check_optimizer=False)
     plain = functools.partial(plain_loss_auc, optimizer)
-    expected = jax.jit(value_and_grads(plain))(*problem)[1]
-    assert_close(jax.jit(value_and_grads(loss_auc))(*problem)[1], expected, 1e-9)
+    expected = compiled(value_and_grads(plain))(*problem)[1]
+    assert_close(compiled(value_and_grads(loss_auc))(*problem)[1], expected, 1e-9)
 
 
 def test_optimizers_made_of_traced_or_shaped_arrays():
@@ -85,21 +92,21 @@ def test_optimizers_made_of_traced_or_shaped_arrays():
         loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(rate))
         return jax.grad(loss_auc, has_aux=True)(*problem)[0]
 
-    both = jax.jit(jax.vmap(gradient))(jnp.array([0.1, 0.3]))
-    assert_close(both[1], jax.jit(gradient)(0.3), 1e-12)
+    both = compiled(jax.vmap(gradient))(jnp.array([0.1, 0.3]))
+    assert_close(both[1], compiled(gradient)(0.3), 1e-12)
 
     rates = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.3), problem.params)
     by_coordinate = optax.stateless(
         lambda gradient, _: jax.tree.map(lambda g, rate: -rate * g, gradient, rates)
     )
     loss_auc = lljax.build_loss_auc(logistic_loss, by_coordinate)
-    assert_close(jax.jit(jax.grad(loss_auc, has_aux=True))(*problem)[0], both[1], 1e-12)
+    assert_close(compiled(jax.grad(loss_auc, has_aux=True))(*problem)[0], both[1], 1e-12)
 
 
 def test_an_empty_parameter_is_no_obstacle():
     policy, params, train, desired = make_logistic()
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))
-    gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
+    gradient = compiled(jax.grad(loss_auc, has_aux=True))
     grads, _ = gradient(policy, {**params, "empty": jnp.zeros((0, 3))}, train, desired)
     assert_close(grads, gradient(policy, params, train, desired)[0], 1e-12)
 
@@ -110,7 +117,7 @@ def test_examples_spread_over_devices(memory):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.NamedSharding(mesh, jax.P("data"))
     policy, params, train, desired = make_logistic(dtype=jnp.float32)
-    loss_auc = jax.jit(
+    loss_auc = compiled(
         value_and_grads(lljax.build_loss_auc(logistic_loss, optax.sgd(0.1), memory=memory))
     )
     expected = loss_auc(policy, params, train, desired)[1]
@@ -122,9 +129,9 @@ def test_16_bit_training_has_a_32_bit_curve():
     policy, params, train, desired = make_logistic(dtype=jnp.float32)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, train, desired))
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.3))
-    (auc, info), (policy_grad, _) = jax.jit(value_and_grads(loss_auc))(policy, *half)
+    (auc, info), (policy_grad, _) = compiled(value_and_grads(loss_auc))(policy, *half)
     assert auc.dtype == info.desired_losses.dtype == policy_grad.dtype == jnp.float32
-    exact = jax.jit(value_and_grads(loss_auc))(policy, params, train, desired)
+    exact = compiled(value_and_grads(loss_auc))(policy, params, train, desired)
     assert_close(policy_grad, exact[1][0], 0.1)
 
 
@@ -132,7 +139,7 @@ def test_the_cure_works_for_a_parameter_without_gradient():
     policy, params, train, desired = make_logistic(dtype=jnp.float32)
     train["z"] = train["z"].at[:, 0].set(0)
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.adamw(0.1, eps_root=1e-16))
-    _, grads = jax.jit(value_and_grads(loss_auc))(policy, params, train, desired)
+    _, grads = compiled(value_and_grads(loss_auc))(policy, params, train, desired)
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
 
 
@@ -141,14 +148,14 @@ def test_a_derivative_in_the_data_is_refused_not_zero(argument):
     problem = make_logistic()
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))
     with pytest.raises(ValueError, match=r"its derivative in `(train|desired)` was asked for"):
-        jax.jit(jax.grad(loss_auc, argnums=argument, has_aux=True))(*problem)
+        compiled(jax.grad(loss_auc, argnums=argument, has_aux=True))(*problem)
 
 
 def test_nothing_that_is_not_finite_is_hidden():
     policy, params, train, desired = make_logistic()
     train["z"] = train["z"].at[3, 0].set(jnp.nan)
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))
-    (auc, info), grads = jax.jit(value_and_grads(loss_auc))(policy, params, train, desired)
+    (auc, info), grads = compiled(value_and_grads(loss_auc))(policy, params, train, desired)
     assert jnp.isfinite(info.desired_losses[0])
     assert jnp.isnan(info.desired_losses[1:]).all()
     assert jnp.isnan(auc)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import normal
+from problems import compiled, normal
 
 import lljax
 
@@ -58,7 +58,7 @@ def test_projection_leaves_a_distribution_alone_and_keeps_ties_equal():
 def test_projection_under_jit_vmap_and_grad():
     rows = normal(2, (4, 3, 9))
     one_by_one = jnp.stack([lljax.project_simplex(matrix) for matrix in rows])
-    np.testing.assert_allclose(jax.jit(jax.vmap(lljax.project_simplex))(rows), one_by_one)
+    np.testing.assert_allclose(compiled(jax.vmap(lljax.project_simplex))(rows), one_by_one)
     direction = normal(3, rows.shape)
     _, tangent = jax.jvp(lljax.project_simplex, (rows,), (direction,))
     ahead, behind = (lljax.project_simplex(rows + h * direction) for h in (1e-6, -1e-6))

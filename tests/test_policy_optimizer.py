@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import logistic_loss, make_logistic, normal
+from problems import compiled, logistic_loss, make_logistic, normal
 
 import lljax
 from lljax.tasks import OuterConfig, policy_optimizer
@@ -26,8 +26,8 @@ def setup(num_train=40):
 def test_a_loop_of_ones_own(name):
     """init and update are all a user needs; the AUC falls and the rows stay distributions."""
     loss_auc, policy, rest = setup()
-    value_and_grad = jax.jit(jax.value_and_grad(loss_auc, has_aux=True))
-    update = jax.jit(METHODS[name].update)
+    value_and_grad = compiled(jax.value_and_grad(loss_auc, has_aux=True))
+    update = compiled(METHODS[name].update)
     state = METHODS[name].init(policy)
     (start, _), gradient = value_and_grad(policy, *rest)
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_momentum_that_leads_nowhere_is_forgotten():
     """Where the momentum points uphill, a shrinking step alone would be rejected for ever."""
     loss_auc, policy, rest = setup()
     loop = lljax.build_outer_loop(loss_auc, METHODS["with_momentum"])
-    step = jax.jit(loop.step)
+    step = compiled(loop.step)
     state = step(loop.init(policy, *rest), *rest)
     count, trace = state.optimizer_state
     uphill = state._replace(optimizer_state=(count, -100 * trace))
@@ -197,8 +197,8 @@ def test_many_seeds_in_one_program():
         )
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-    together = jax.jit(jax.vmap(optimise))(*stacked)
-    alone = jax.jit(optimise)(*problems[1])
+    together = compiled(jax.vmap(optimise))(*stacked)
+    alone = compiled(optimise)(*problems[1])
     np.testing.assert_allclose(together.policy[1], alone.policy, rtol=1e-10)
     np.testing.assert_allclose(together.auc_history[1], alone.auc_history, rtol=1e-10)
 

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.xdist_group("perceptron")
     ("arguments", "words"),
     [
         (("run", "configs/perzeptron.py"), ["no file", "Did you mean configs/perceptron.py"]),
-        (("run",), ["needs a CONFIG"]),
+        (("run",), ["needs a CONFIG", "perceptron_paper"]),
+        (("run", ""), ["there is no file", "perceptron"]),
+        (("run", "perzeptron"), ["Did you mean perceptron?", "transformer_small"]),
         (("run", "perceptron", "--inner.num-step", "5"), ["--inner.num-steps"]),
         (("run", "perceptron", "--inner.num-steps", "many"), ["--inner.num-steps", "INT"]),
         (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import logistic_loss, make_logistic
+from problems import compiled, logistic_loss, make_logistic
 
 import lljax
 from lljax.adjoint import needs_gradient
@@ -30,7 +30,7 @@ def test_segments_add_up_to_the_gradient(optimizer, memory, length):
     policy, params, train, desired = make_logistic()
     data, watched = (train, desired), {"training": train}
     segments = lljax.build_segments(logistic_loss, optimizer, memory=memory, microbatch_size=6)
-    start, forward, start_backward, backward = map(jax.jit, segments)
+    start, forward, start_backward, backward = map(compiled, segments)
     num_steps = len(policy)
     pieces = [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
 
@@ -48,7 +48,7 @@ def test_segments_add_up_to_the_gradient(optimizer, memory, length):
         grads.append(slopes)
 
     loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)
-    (auc, info), expected = jax.jit(jax.value_and_grad(loss_auc, has_aux=True))(
+    (auc, info), expected = compiled(jax.value_and_grad(loss_auc, has_aux=True))(
         policy, params, train, desired
     )
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *curves)
@@ -64,7 +64,7 @@ def test_segments_add_up_to_the_gradient(optimizer, memory, length):
 def thousand_steps(memory):
     problem = make_logistic(num_steps=1000, dtype=jnp.float32)
     loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.5, momentum=0.9), memory=memory)
-    return np.asarray(jax.jit(jax.grad(loss_auc, has_aux=True))(*problem)[0])
+    return np.asarray(compiled(jax.grad(loss_auc, has_aux=True))(*problem)[0])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_promised_number_of_recomputations_is_the_real_one(memory, sweeps):
 
     counting = optax.GradientTransformation(plain.init, update)
     loss_auc = lljax.build_loss_auc(logistic_loss, counting, memory=memory, check_optimizer=False)
-    jax.block_until_ready(jax.jit(jax.grad(loss_auc, has_aux=True))(*problem))
+    jax.block_until_ready(compiled(jax.grad(loss_auc, has_aux=True))(*problem))
     jax.effects_barrier()
     pulling_back = 23  # the vjp of each update runs it once
     assert len(ran) - pulling_back == 23 * sweeps
@@ -175,7 +175,7 @@ def test_segments_refuse_what_does_not_fit():
 def test_the_second_segment_is_not_compiled_again():
     policy, params, train, desired = make_logistic()
     segments = lljax.build_segments(logistic_loss, ADAMW)
-    forward = jax.jit(chex.assert_max_traces(n=1)(segments.forward))
+    forward = compiled(chex.assert_max_traces(n=1)(segments.forward))
     state, _ = segments.start(params, (train, desired), {})
     for piece in (slice(0, 10), slice(10, 20)):
         state = forward(state, policy[piece], (train, desired), {}).state

@@ -94,7 +94,10 @@ GOOD = "tasks.Task('points', Config, build)"
         ("params=3", GOOD, ["every leaf of `params` must be a floating array"]),
         ("test=points(0)", GOOD, ["`test` is empty"]),
         ("train=points(8) / 0", GOOD, ["NaN or infinite numbers, in train"]),
-        ("num_symbols=1", GOOD, ["`num_symbols` must be at least 2; got 1"]),
+        ("num_symbols=1", GOOD, ["`num_symbols` must be a whole number, at least 2; got 1"]),
+        ("num_symbols=2.5", GOOD, ["`num_symbols` must be a whole number"]),
+        ("facts='4 classes'", GOOD, ["`facts` must be a tuple of texts; got '4 classes'"]),
+        ("show_example=lambda n: np.zeros(5)", GOOD, ["`show_example` must return", "shape (5,)"]),
         ("perturbed=np.zeros(3, bool)", GOOD, ["`perturbed` must be a bool array of shape (8,)"]),
         ("what=1", GOOD, ["cannot be built: TypeError", "what", "mine.py, line"]),
         ("desired_loss_fn=lambda w, x: x * w", GOOD, ["outer.train_share must be 0", "got 0.25"]),
@@ -108,6 +111,48 @@ def test_a_task_that_does_not_fit_is_refused(tmp_path, changes, task, words):
     config.write_text(TASK.format(changes=changes, task=task, share=0.25))
     result = call("run", config, "--workdir", tmp_path / "run")
     assert_refused(result, *words)
+
+
+OWN_SETTINGS = """
+import dataclasses, pathlib
+import jax.numpy as jnp, numpy as np
+from lljax import tasks
+from beside import make_points  # a file in the same folder
+
+@dataclasses.dataclass(frozen=True)
+class Config(tasks.ExperimentConfig):
+    sizes: tuple[int, ...] = (8, 4)
+    place: pathlib.Path = pathlib.Path("somewhere")
+    speed: int = 1
+
+def build(config):
+    points = make_points(*config.sizes)
+    return tasks.Problem(
+        loss_fn=lambda w, x: (x * w - x) ** 2, optimizer=tasks.inner_optimizer(config.inner),
+        params=np.zeros(()), train=points[0], desired=points[1], validation=points[1],
+        test=points[1], num_symbols=np.int64(2))
+
+def get_config():
+    return Config(inner=tasks.InnerConfig(num_steps=5), outer=tasks.OuterConfig(num_steps=1))
+
+def get_task():
+    return tasks.Task("points", Config, build, free_settings=("speed",))
+"""
+
+
+def test_settings_of_every_type_are_recognised_again(tmp_path):
+    (tmp_path / "beside.py").write_text(
+        "import numpy as np\n"
+        "def make_points(*sizes): return [np.linspace(-1, 1, n, dtype='f4') for n in sizes]\n"
+    )
+    config, workdir = tmp_path / "own_settings.py", tmp_path / "run"
+    config.write_text(OWN_SETTINGS)
+    for flags in ((), (), ("--speed", "2")):
+        result = call("run", config, "--workdir", workdir, *flags)
+        assert result.returncode == 0, result.stderr
+    assert "finished" in result.stderr
+    other = call("run", config, "--workdir", workdir, "--sizes", "8", "5")
+    assert_refused(other, "sizes is [8, 4] there and [8, 5] here")
 
 
 def test_a_desired_loss_of_its_own_is_what_is_measured(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy_transformer as reference
 import optax
 import pytest
-from problems import assert_close
+from problems import assert_close, compiled
 
 import lljax
 from lljax.microbatch import split_microbatches
@@ -35,7 +35,7 @@ def make_model(context=LENGTH, **settings):
 def make_params(initialization):
     """theta_0 in float64, with norms that do something."""
     model = make_model(initialization=initialization)
-    params = jax.jit(functools.partial(init_params, model))(jax.random.key(3))
+    params = compiled(functools.partial(init_params, model))(jax.random.key(3))
     rng = np.random.default_rng(4)
 
     def changed(leaf):
@@ -80,14 +80,14 @@ def by_hand(attention_scale):
 
 @functools.cache
 def losses_of(attention_scale):
-    return jax.jit(sequence_loss(make_model(attention_scale=attention_scale)))
+    return compiled(sequence_loss(make_model(attention_scale=attention_scale)))
 
 
 @functools.cache
 def meta_gradient(attention_scale):
     loss_fn = sequence_loss(make_model(attention_scale=attention_scale))
     loss_auc = lljax.build_loss_auc(loss_fn, optax.sgd(RATE), check_optimizer=False)
-    return jax.jit(jax.value_and_grad(loss_auc, argnums=(0, 1), has_aux=True))
+    return compiled(jax.value_and_grad(loss_auc, argnums=(0, 1), has_aux=True))
 
 
 BOTH = pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_meta_gradient_of_a_single_step_equals_the_closed_form_in_numpy():
 def adjoint_pass(chunk=None):
     """((gradient, losses), their derivatives in a direction) of a step, as the adjoint asks."""
     loss_fn = sequence_loss(make_model(num_layers=1, loss_chunk=chunk))
-    return jax.jit(functools.partial(gradient_and_its_derivative, loss_fn))
+    return compiled(functools.partial(gradient_and_its_derivative, loss_fn))
 
 
 def gradient_and_its_derivative(loss_fn, params, direction, batch, weights):
@@ -167,7 +167,7 @@ def test_token_losses_are_cross_entropies_of_any_chunk_size():
             losses, pull_back = jax.vjp(losses_of, hidden, head)
             return losses, pull_back(weights)
 
-        return jax.jit(lambda *both: jax.jvp(gradient, both, both))(hidden, head)
+        return compiled(lambda *both: jax.jvp(gradient, both, both))(hidden, head)
 
     @derivatives
     def plain(hidden, head):
@@ -186,7 +186,7 @@ def test_chunks_bound_the_memory():
 
     model = Transformer(vocab, length, width=4, num_heads=1, num_layers=1, loss_chunk=8)
     params = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
-    step = jax.jit(functools.partial(gradient_and_its_derivative, sequence_loss(model)))
+    step = compiled(functools.partial(gradient_and_its_derivative, sequence_loss(model)))
     memory = step.lower(params, params, tokens, weights).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * size * length * vocab / 2
 
@@ -194,7 +194,7 @@ def test_chunks_bound_the_memory():
 def test_later_tokens_change_no_earlier_loss():
     params = one_layer_params()
     model = make_model(num_layers=1)
-    losses_of = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
+    losses_of = compiled(lambda tokens: model.apply({"params": params}, tokens))
     tokens = np.asarray(make_tokens([6, 6]).tokens)
     before = np.asarray(losses_of(tokens))
     assert before.shape == (2, LENGTH)
@@ -222,7 +222,7 @@ def test_losses_are_those_of_the_logits():
 
 def test_padding_behind_the_end_changes_nothing():
     params = one_layer_params()
-    loss_fn = jax.jit(sequence_loss(make_model(num_layers=1)))
+    loss_fn = compiled(sequence_loss(make_model(num_layers=1)))
     padded = make_tokens([4, 2, 3])
     short = TokenSequences(padded.tokens[:, :4])
     assert_close(loss_fn(params, padded), loss_fn(params, short), 1e-14)
@@ -278,7 +278,7 @@ def test_vmap_over_parameters():
         losses, pull_back = jax.vjp(lambda p: loss_fn(p, batch), params)
         return pull_back(weights)[0], losses
 
-    together = jax.jit(jax.vmap(losses_and_gradient))(several)
+    together = compiled(jax.vmap(losses_and_gradient))(several)
     for index in range(2):
         mine, its_params = (jax.tree.map(lambda x: x[index], t) for t in (together, several))  # noqa: B023
         alone, _ = adjoint_pass(7)(its_params, direction, batch, weights)
@@ -290,7 +290,7 @@ def test_initialization(initialization):
     """PyTorch: linear layers U(-1/sqrt(fan-in), 1/sqrt(fan-in)), embeddings N(0, 1)."""
     vocab, context, width = 400, 100, 64
     model = Transformer(vocab, context, width=width, num_layers=1, initialization=initialization)
-    params = as_numpy(jax.jit(functools.partial(init_params, model))(jax.random.key(0)))
+    params = as_numpy(compiled(functools.partial(init_params, model))(jax.random.key(0)))
     assert {leaf.dtype for leaf in params.values()} == {np.dtype("float32")}
     for name, leaf in params.items():
         if name.endswith(("gain", "bias")):

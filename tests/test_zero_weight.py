@@ -10,7 +10,7 @@ import numpy as np
 import numpy_reference as reference
 import optax
 import pytest
-from problems import logistic_loss, make_logistic, normal
+from problems import compiled, logistic_loss, make_logistic, normal
 
 import lljax
 
@@ -35,7 +35,7 @@ def value_and_grads(**options):
     loss_auc = lljax.build_loss_auc(
         logistic_loss, options.pop("optimizer", OPTIMIZERS["sgd"]), **options
     )
-    return jax.jit(jax.value_and_grad(loss_auc, argnums=(0, 1), has_aux=True))
+    return compiled(jax.value_and_grad(loss_auc, argnums=(0, 1), has_aux=True))
 
 
 def skipped(policy):
@@ -83,7 +83,7 @@ def test_slopes_equal_a_numpy_recursion_and_finite_differences():
     loss_auc = lljax.build_loss_auc(
         loss_fn, optax.sgd(0.3), zero_weight="slope_only", microbatch_size=MICROBATCH
     )
-    auc = jax.jit(lambda policy: loss_auc(policy, params["w"], train, desired)[0])
+    auc = compiled(lambda policy: loss_auc(policy, params["w"], train, desired)[0])
     gradient = jax.grad(auc)(policy)
     examples = [tuple(np.asarray(batch[k]) for k in ("z", "y")) for batch in (train, desired)]
     _, expected, _ = reference.auc_and_gradients(
@@ -120,7 +120,7 @@ def test_what_has_no_weight_is_not_computed():
             data | {"bad": mask.astype(float)}
             for data, mask in ((train, bad), (desired, jnp.zeros_like(desired["y"])))
         ]
-        grads, _ = jax.jit(jax.grad(loss_auc, has_aux=True))(policy, params, *batches)
+        grads, _ = compiled(jax.grad(loss_auc, has_aux=True))(policy, params, *batches)
         return grads
 
     assert jnp.isfinite(gradient(2.0, "compute")).all()
@@ -137,8 +137,8 @@ def test_under_vmap_every_run_has_its_own_support(zero_weight):
     loss_auc = lljax.build_loss_auc(
         logistic_loss, optax.sgd(0.3), zero_weight=zero_weight, microbatch_size=MICROBATCH
     )
-    grads = jax.jit(jax.grad(lambda policy: loss_auc(policy, *rest)[0]))
-    batched = jax.jit(jax.vmap(jax.grad(lambda policy: loss_auc(policy, *rest)[0])))(policies)
+    grads = compiled(jax.grad(lambda policy: loss_auc(policy, *rest)[0]))
+    batched = compiled(jax.vmap(jax.grad(lambda policy: loss_auc(policy, *rest)[0])))(policies)
     np.testing.assert_allclose(batched, jnp.stack([*map(grads, policies)]), rtol=1e-10, atol=1e-15)
 
 
@@ -146,7 +146,8 @@ def test_under_vmap_every_run_has_its_own_support(zero_weight):
 def test_segments_pass_over_the_same_examples(zero_weight):
     policy, params, train, desired = sparse_logistic()
     options = {"zero_weight": zero_weight, "microbatch_size": MICROBATCH}
-    segments = lljax.build_segments(logistic_loss, OPTIMIZERS["sgd"], **options)
+    built = lljax.build_segments(logistic_loss, OPTIMIZERS["sgd"], **options)
+    segments = type(built)(*map(compiled, built))
     data, num_steps = (train, desired), len(policy)
     state, _ = segments.start(params, data, {})
     state, losses, kept = segments.forward(state, policy, data, {})
@@ -189,7 +190,7 @@ def test_every_example_that_is_wanted_back_comes_back(rate):
     policy = jnp.concatenate([jnp.full(64, 1 / 64), jnp.zeros(64)])[None]
     slopes = normal(0, policy.shape)
     optimizer = lljax.exponentiated_gradient(rate, momentum=0.5, cutoff=0.1)
-    update = jax.jit(optimizer.update)
+    update = compiled(optimizer.update)
     out, state = update(slopes, optimizer.init(policy), policy)
     wanted = (policy == 0) & (slopes < (policy * slopes).sum())
     assert 10 < wanted.sum() < 60
@@ -205,13 +206,14 @@ def test_weights_above_the_cutoff_move_as_without_one():
     policy = jax.nn.softmax(normal(1, (3, 8)), axis=1)
     plain, sparse = (lljax.exponentiated_gradient(0.1, cutoff=cutoff) for cutoff in (0.0, 0.01))
     out, expected = (
-        jax.jit(method.update)(slopes, method.init(policy), policy)[0] for method in (sparse, plain)
+        compiled(method.update)(slopes, method.init(policy), policy)[0]
+        for method in (sparse, plain)
     )
     np.testing.assert_allclose(out, expected, rtol=1e-13)
     # Nor does a large step overflow in float32.
     large = lljax.exponentiated_gradient(1e4, cutoff=0.1)
     policy = policy.astype(jnp.float32)
-    moved, _ = jax.jit(large.update)(slopes.astype(jnp.float32), large.init(policy), policy)
+    moved, _ = compiled(large.update)(slopes.astype(jnp.float32), large.init(policy), policy)
     np.testing.assert_array_equal(moved, jax.nn.one_hot(slopes.argmin(axis=1), 8))
 
 
@@ -220,7 +222,7 @@ def test_slopes_that_tie_bring_no_example_back():
     weights = jax.random.uniform(jax.random.key(0), (500, 8)) * (jnp.arange(8) < 5)[None]
     policy = (weights / weights.sum(1, keepdims=True)).astype(jnp.float32)
     slopes = normal(1, (500, 1), jnp.float32) + jnp.zeros((500, 8))
-    out, _ = jax.jit(optimizer.update)(slopes, optimizer.init(policy), policy)
+    out, _ = compiled(optimizer.update)(slopes, optimizer.init(policy), policy)
     assert (out[:, 5:] == 0).all()
 
 
@@ -245,9 +247,9 @@ def test_a_check_that_is_taken_back_has_looked_at_all_examples():
         active_loss_auc=build(zero_weight="omit"),
         check_every=2,
     )
-    state, step = jax.jit(loop.init)(policy, *rest), jax.jit(loop.step)
+    state, step = compiled(loop.init)(policy, *rest), compiled(loop.step)
     assert state.complete
-    gradient = jax.jit(jax.grad(whole, has_aux=True))
+    gradient = compiled(jax.grad(whole, has_aux=True))
     for accepted, complete in [(True, False), (False, True), (False, True)]:
         state = step(state, *rest)
         assert (state.accepted, state.complete) == (accepted, complete)
@@ -269,7 +271,7 @@ def test_an_active_set_ends_where_the_whole_set_does(method):
     )
 
     def optimise(**active):
-        return jax.jit(
+        return compiled(
             lambda policy: lljax.optimize_policy(
                 build(zero_weight="slope_only"),
                 policy,
@@ -322,14 +324,14 @@ def test_under_vmap_an_active_set_is_looked_at_all_only_in_checks():
 
     factors = jnp.array([0.0, 1.0, -3.0])
     run = functools.partial(optimise, counted("slope_only"), counted("omit"))
-    found = jax.jit(jax.vmap(run))(factors)
+    found = compiled(jax.vmap(run))(factors)
     jax.effects_barrier()
     # The start, two checks, and the look that a check which is taken back needs.
     assert calls == {"slope_only": 5, "omit": 3}
-    alone = jax.jit(
+    alone = compiled(
         functools.partial(optimise, build(zero_weight="slope_only"), build(zero_weight="omit"))
     )
-    gradient = jax.jit(jax.grad(build(), has_aux=True))
+    gradient = compiled(jax.grad(build(), has_aux=True))
     for index, factor in enumerate(factors):
         expected = alone(factor)
         one = jax.tree.map(lambda leaf, index=index: leaf[index], found)

@@ -140,11 +140,17 @@ def _apply(check: Callable[[], None], where: str) -> None:
         raise UserError(f"{where}: {error}. {CURE}") from None
 
 
+def _check_metrics(line: Any) -> None:
+    if isinstance(line, dict) and "auc" in line:  # as runs before 0.1.0 called it
+        line.setdefault("desired_auc", line.pop("auc"))
+    schema.check_metrics(line)
+
+
 def _read_metrics(path: Path) -> dict[str, np.ndarray]:
     names = [column.name for column in schema.METRICS]
     rows = {}
     for index, text in enumerate(_read_text(path).splitlines(), start=1):
-        line = _parse(text, f"{path}, line {index}", schema.check_metrics)
+        line = _parse(text, f"{path}, line {index}", _check_metrics)
         # A run that was killed may have written an outer step twice; the later line counts.
         rows[line["outer_step"]] = [
             float("nan") if line.get(name) is None else float(line[name]) for name in names

@@ -43,7 +43,7 @@ class TextSettings:
     r"""What stands between documents (\n and \t are understood); <|endoftext|> if that occurs in
     the text, else blank lines, when not given. Each line of a .jsonl is a document."""
     max_bytes: int = 64 * 2**20
-    """Read no more than so much text, up to the last whole document."""
+    """Read at most this much of the text, up to the last whole document."""
     vocab_size: int = 1000
     """Tokens, with those for padding and for unknown text."""
     tokenizer: str | None = None

@@ -100,7 +100,7 @@ def train_tokenizer(documents: list[str], vocab_size: int) -> Tokenizer:
     lost; in a smaller one it is UNK. Each line end is a token of its own.
 
     Raises:
-      TextError: the documents do not support so many tokens.
+      TextError: the documents do not hold enough different tokens.
     """
     model = _train(documents, vocab_size)
     size = largest = _load_model(model).vocab_size()
@@ -143,7 +143,7 @@ def _training_lines(documents: list[str], left_out: list[str]) -> Iterator[str]:
 
 
 def _train(documents: list[str], vocab_size: int) -> bytes:
-    """A model of `vocab_size` tokens, or of fewer if the text does not have so many."""
+    """A model of `vocab_size` tokens, or of fewer if the text has fewer."""
     byte_fallback = vocab_size >= _BYTE_FALLBACK_FROM
     room = vocab_size - NUM_SPECIAL - 1 - 256 * byte_fallback  # 1: the line end
     characters, enough = _characters(documents, share=0.9995 if byte_fallback else 1.0)

@@ -14,7 +14,7 @@ from lljax.segments import OBJECTIVE
 from lljax.tasks.problem import PolicyProblem
 from lljax.train_step import example_losses
 
-# Exponentiated gradient never writes an exact zero, so "no weight" is a share of the uniform one.
+# Not every method writes exact zeros, so "no weight" is a share of the uniform one.
 ZERO_WEIGHT = 1e-3
 LEARNED_EDGES = np.array([0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0])
 LAW_STEPS = 100

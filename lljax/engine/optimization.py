@@ -150,20 +150,19 @@ class Optimization:
                 return trial.sweep.objective, lambda: trial.backward(complete).policy_grad
 
             def look_at_all(policy):
-                running.close()  # or what the trial kept would stand beside it
                 look = self._sweep(self._looks, step, policy, checkpoints)
                 running.enter_context(look)
                 look.forward()
                 done["look"] = look.backward()
                 return look.sweep.policy_grad
 
+            def choose(predicate, if_true, if_false):
+                if not predicate:
+                    running.close()  # a losing trial frees its states before anything new is made
+                return lljax.choose_on_host(predicate, if_true, if_false)
+
             state = lljax.try_policy(
-                self._control,
-                state,
-                evaluate,
-                look_at_all,
-                complete=complete,
-                choose=lljax.choose_on_host,
+                self._control, state, evaluate, look_at_all, complete=complete, choose=choose
             )
         measured = dict(self.metrics[-1])
         if "look" in done:

@@ -27,28 +27,35 @@ FEW_MICROBATCHES = 4
 def step_flops(problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan) -> float:
     """Of one inner step, counted by the compiler on a micro-batch: it does not see how often a
     loop runs."""
-    size = min(inner.microbatch_size or problem.num_train, problem.num_train)
-    piece = jax.tree.map(lambda leaf: leaf[:size], problem.train)
-    weights, params = jnp.ones(size), problem.params
 
-    def gradient(params):
-        examples = split_microbatches(piece, None)
-        return weighted_gradient(problem.loss_fn, params, examples, weights)
+    def per_example(loss_fn, batch) -> tuple[float, float, float]:
+        """FLOPs of an example: its loss, its gradient, and the derivative of that."""
+        count = min(inner.microbatch_size or problem.num_train, num_examples(batch, "batch"))
+        piece = jax.tree.map(lambda leaf: leaf[:count], batch)
+        weights, params = jnp.ones(count), problem.params
 
-    def flops(function, *arguments) -> float:
-        analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis() or {}
-        return analysis.get("flops", np.nan) / size  # not every backend counts
+        def gradient(params):
+            return weighted_gradient(loss_fn, params, split_microbatches(piece, None), weights)
 
-    loss = flops(lambda p: problem.loss_fn(p, piece), params)
-    grad = flops(gradient, params)
-    both = flops(lambda p, u: jax.jvp(gradient, (p,), (u,)), params, params)
+        def flops(function, *arguments) -> float:
+            analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis() or {}
+            return analysis.get("flops", np.nan) / count  # not every backend counts
+
+        return (
+            flops(lambda p: loss_fn(p, piece), params),
+            flops(gradient, params),
+            flops(lambda p, u: jax.jvp(gradient, (p,), (u,)), params, params),
+        )
+
+    _, grad, both = per_example(problem.loss_fn, problem.train)
+    desired_loss, desired_grad, _ = per_example(problem.desired_loss_fn, problem.desired)
     objective = num_examples(problem.objective, "objective")
     followed = sum(num_examples(batch, name) for name, batch in watched(problem).items())
     observed = 1 if plan.resident else 2  # sweeps in which losses are measured
     return (
         problem.num_train * (num_sweeps(plan) * grad + both)
-        + objective * (observed * loss + grad)
-        + followed * observed * loss
+        + objective * (observed * desired_loss + desired_grad)
+        + followed * observed * desired_loss
     )
 
 

@@ -30,7 +30,7 @@ class ResumableSweep:
 
         Args:
           meta_gradient: computes.
-          saved: where the sweep is saved, at times.
+          saved: where the sweep is saved from time to time.
           outer_step: that it belongs to.
           policy: gamma [T, N].
           checkpoints: of the outer steps, without which a saved sweep is of no use.
@@ -69,6 +69,7 @@ class ResumableSweep:
         self._meta_gradient.run_backward(
             self._policy, self.sweep, self._after_segment, all_examples
         )
+        del self._policy  # the state that takes it makes it again
         return self.sweep
 
     def _after_segment(self, sweep: Sweep) -> None:

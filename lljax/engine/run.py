@@ -41,7 +41,7 @@ def run(experiment: Experiment, root: Path, report: Callable[[Path], Path]) -> N
       RunFailed: the inner training diverges.
     """
     workdir = Workdir(root)
-    workdir.claim(experiment.settings())
+    workdir.claim(experiment.settings(), experiment.task.free_settings)
     if workdir.report.exists():
         log(f"{root} holds this run already, finished. Its report: {workdir.report}")
         return

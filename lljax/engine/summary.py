@@ -11,8 +11,7 @@ import lljax
 from lljax.artifacts.schema import POLICIES, SETS
 from lljax.engine.analysis import LEARNED_EDGES, Analysis, law_steps
 from lljax.engine.metrics import number
-from lljax.errors import UserError
-from lljax.tasks.problem import Problem
+from lljax.tasks.problem import Problem, check_shown
 
 HEATMAP_STEPS = 200
 HEATMAP_EXAMPLES = 2048
@@ -99,9 +98,10 @@ def samples(problem: Problem, policy: np.ndarray) -> dict[str, list[dict[str, An
     totals = policy.mean(axis=0) * policy.shape[1]
     order = np.argsort(-totals, kind="stable")
 
-    def describe(n: int) -> dict[str, Any]:
+    def sample_of(n: int) -> dict[str, Any]:
         sample: dict[str, Any] = {"example": int(n), "weight": float(totals[n])}
         shown = show(int(n))
+        check_shown(shown)
         for part in shown if isinstance(shown, tuple) else (shown,):
             sample |= {"text": part} if isinstance(part, str) else {"image": _png(part)}
         if problem.perturbed is not None:
@@ -109,8 +109,8 @@ def samples(problem: Problem, policy: np.ndarray) -> dict[str, list[dict[str, An
         return sample
 
     return {
-        "largest": [describe(n) for n in order[:SAMPLES]],
-        "smallest": [describe(n) for n in order[::-1][:SAMPLES]],
+        "largest": [sample_of(n) for n in order[:SAMPLES]],
+        "smallest": [sample_of(n) for n in order[::-1][:SAMPLES]],
     }
 
 
@@ -119,11 +119,6 @@ def _png(picture: np.ndarray) -> str:
     from PIL import Image
 
     values = np.asarray(picture)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
-        raise UserError(
-            f"show_example must return a text, or a picture of shape (H, W) or (H, W, 3); got "
-            f"shape {values.shape}."
-        )
     if values.dtype != np.uint8:
         values = (255 * np.clip(np.nan_to_num(values), 0, 1)).round().astype(np.uint8)
     with io.BytesIO() as buffer:

@@ -6,6 +6,7 @@ in `trackers`; in a config file, f"{__name__}:CLASS" is a class of that file.
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import math
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lljax.artifacts.files import metrics_line
+from lljax.artifacts.schema import METRICS_FILE
 from lljax.engine.progress import log
 from lljax.errors import UserError
 
@@ -64,7 +66,10 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases in WORKDIR/wandb, offline: `wandb sync` uploads what is there."""
+    """Weights & Biases in WORKDIR/wandb, offline; `wandb sync --append` uploads what is there.
+
+    A run that was continued is one there too: its parts share an id made from the workdir.
+    """
 
     def __init__(self, workdir: Path, settings: Mapping[str, Any], first_step: int):
         import wandb
@@ -72,6 +77,7 @@ class WandB:
         self._run = wandb.init(
             project="lljax",
             name=workdir.name,
+            id=hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16],
             dir=str(workdir),
             config=dict(settings),
             mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
@@ -103,22 +109,22 @@ class Guarded:
         self._failed = False
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self._try(lambda: self._tracker.log(step, metrics))
+        if not self._failed:
+            self._try(lambda: self._tracker.log(step, metrics))
 
     def close(self) -> None:
-        self._try(self._tracker.close)
+        self._try(self._tracker.close)  # a failed one too: it may hold files or threads
 
     def _try(self, action: Callable[[], None]) -> None:
-        if self._failed:
-            return
         try:
             action()
         except Exception as error:
+            if not self._failed:
+                log(
+                    f"warning: the tracker {self._name} failed ({type(error).__name__}: {error}) "
+                    f"and gets no more metrics; metrics.jsonl has all of them."
+                )
             self._failed = True
-            log(
-                f"warning: the tracker {self._name} failed ({type(error).__name__}: {error}) and "
-                f"gets no more metrics; metrics.jsonl has all of them."
-            )
 
 
 class Trackers:
@@ -157,8 +163,9 @@ def find_trackers(names: Iterable[str]) -> dict[str, Maker]:
 def open_trackers(
     makers: Mapping[str, Maker], workdir: Path, settings: Mapping[str, Any], first_step: int
 ) -> Trackers:
-    """metrics.jsonl and the trackers that were found; one that cannot start is left out, said."""
-    opened: list[Tracker] = [JsonLines(workdir / "metrics.jsonl")]
+    """metrics.jsonl and the trackers that were found; one that cannot start is skipped, with a
+    warning."""
+    opened: list[Tracker] = [JsonLines(workdir / METRICS_FILE)]
     for name, make in makers.items():
         try:
             opened.append(Guarded(name, make(workdir, settings, first_step)))
@@ -186,8 +193,11 @@ def _find(name: str) -> Maker:
         )
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"trackers: {name} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever its import does
+        raise UserError(
+            f"trackers: {name} cannot be imported ({type(error).__name__}: {error}). Its module "
+            f"must be installed, beside the config file, or in a folder that PYTHONPATH names."
+        ) from error
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -10,18 +10,12 @@ from typing import Any
 import filelock
 import numpy as np
 
+from lljax.artifacts import schema
 from lljax.artifacts.files import metrics_line, write_atomically, write_json, write_npz
-from lljax.artifacts.schema import flatten
 from lljax.errors import UserError
 
 # Settings that change how a run goes, not what comes out of it.
-_FREE = (
-    "inner.memory",
-    "inner.memory_budget_gb",
-    "outer.checkpoint_seconds",
-    "data.cache_dir",
-    "trackers",
-)
+_FREE = ("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers")
 
 
 class Workdir:
@@ -33,18 +27,15 @@ class Workdir:
 
     def __init__(self, root: Path):
         self.root = root
-        self.config = root / "config.json"
-        self.data = root / "data.json"
-        self.metrics = root / "metrics.jsonl"
+        self.config = root / schema.CONFIG_FILE
+        self.data = root / schema.DATA_FILE
+        self.metrics = root / schema.METRICS_FILE
         self.checkpoints = root / "checkpoints"
         self.sweep = root / "sweep"
         self.look = root / "look"
         self.snapshots = root / "snapshots"
-        self.policy = root / "policy.npy"
-        self.analysis = root / "analysis.npz"
-        self.samples = root / "samples.json"
-        self.summary = root / "summary.json"
-        self.report = root / "report.html"
+        self.policy = root / schema.POLICY_FILE
+        self.report = root / schema.REPORT_FILE
 
     def lock(self) -> filelock.BaseFileLock:
         """Keeps a second process out of the folder; ends with the process, however it ends.
@@ -62,8 +53,12 @@ class Workdir:
             ) from None
         return lock
 
-    def claim(self, wanted: dict[str, Any]) -> None:
+    def claim(self, wanted: dict[str, Any], free: tuple[str, ...] = ()) -> None:
         """Makes the folder that of these settings, or recognises it as such.
+
+        Args:
+          wanted: what config.json is to hold.
+          free: settings of the task that may differ in a run that is continued.
 
         Raises:
           UserError: the folder belongs to another config or to something else, or cannot be
@@ -82,8 +77,9 @@ class Workdir:
             except OSError as error:
                 raise UserError(f"--workdir {self.root} cannot be written: {error}.") from error
             return
+        ignored = {*_FREE, *free}
         there, here = (
-            {key: value for key, value in flatten(tree).items() if key not in _FREE}
+            {key: value for key, value in schema.flatten(tree).items() if key not in ignored}
             for tree in (self._read_config(), wanted)
         )
         differences = [
@@ -151,14 +147,18 @@ class Workdir:
             text = self.metrics.read_text(encoding="utf-8")
             for line in text.splitlines()[: last_step + 1]:
                 lines.append(json.loads(line))
+            content = "".join(map(metrics_line, lines)).encode()
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.metrics} cannot be read: {error}.") from error
+            raise UserError(
+                f"{self.metrics} cannot be read: {error}. If an earlier lljax began this run, let "
+                f"that one finish it; else start again in a new --workdir."
+            ) from error
         if [line.get("outer_step") for line in lines] != list(range(last_step + 1)):
             raise UserError(
                 f"{self.metrics} does not hold the outer steps 0 to {last_step} that the "
                 f"checkpoints continue from: the workdir is damaged. Start again in a new one."
             )
-        write_atomically(self.metrics, "".join(map(metrics_line, lines)).encode())
+        write_atomically(self.metrics, content)
         return lines
 
     def restart(self) -> None:

@@ -132,6 +132,9 @@ def _run(path: Path, function: str) -> ModuleType:
         raise UserError(f"CONFIG must be a Python file (*.py) with {function}(); got {path}.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses that the file defines look themselves up there
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:  # what lies beside it can be imported, as from a script
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except UserError:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import json
+import numbers
 import traceback
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,6 +20,7 @@ from lljax.tasks.config import ExperimentConfig
 from lljax.types import Batch, LossFn, Params
 
 Shown = str | np.ndarray | tuple[np.ndarray, str]
+SETS = ("train", "desired", "validation", "test")
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 
 
@@ -74,11 +77,14 @@ class Task(Generic[ConfigT]):
       name: of config.json and of the report, e.g. "perceptron".
       config_type: a frozen dataclass derived from `ExperimentConfig`.
       build: draws the data and initial parameters; the same config must give the same problem.
+      free_settings: dotted names of settings that change how a run goes, not what comes out of it,
+        e.g. ("data.cache_dir",): a run may be continued with others.
     """
 
     name: str
     config_type: type[ConfigT]
     build: Callable[[ConfigT], Problem]
+    free_settings: tuple[str, ...] = ()
 
 
 class Experiment(NamedTuple):
@@ -88,8 +94,9 @@ class Experiment(NamedTuple):
     config: Any  # of type task.config_type
 
     def settings(self) -> dict[str, Any]:
-        """What config.json holds."""
-        return {"task": self.task.name, **dataclasses.asdict(self.config)}
+        """What config.json holds: a tuple as a list, and what JSON has no form for in words."""
+        settings = {"task": self.task.name, **dataclasses.asdict(self.config)}
+        return json.loads(json.dumps(settings, default=str))
 
 
 class WeightedExamples(NamedTuple):
@@ -123,10 +130,13 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
     task, config = experiment
     try:
         problem = task.build(config)
-    except (UserError, RunFailed):
+    except (UserError, RunFailed, ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        # The last line of the task's own file says more than one inside a library.
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if frame.filename == _file_of(task.build)]
+        place = (own or frames)[-1]
         raise UserError(
             f"the task {task.name} cannot be built: {type(error).__name__}: {error} "
             f"({place.filename}, line {place.lineno})"
@@ -137,6 +147,9 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
         raise
     except ValueError as error:
         raise UserError(f"the task {task.name} does not fit together: {error}") from error
+    # NumPy's arrays would go to the device again in every call.
+    arrays = {name: getattr(problem, name) for name in (*SETS, "params")}
+    problem = dataclasses.replace(problem, **jax.tree.map(jnp.asarray, arrays))
     share, desired_loss_fn = config.outer.train_share, problem.desired_loss_fn or problem.loss_fn
     if share and (problem.desired_loss_fn or _form(problem.train) != _form(problem.desired)):
         raise UserError(
@@ -150,9 +163,10 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
             return batch.weights * desired_loss_fn(params, batch.examples)
         return desired_loss_fn(params, batch)
 
-    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
     objective = _with_train_share(problem.desired, problem.train, share)
-    return PolicyProblem(**fields | {"objective": objective, "desired_loss_fn": weighted_loss_fn})
+    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    fields |= {"objective": objective, "desired_loss_fn": weighted_loss_fn}
+    return PolicyProblem(**fields | {"num_symbols": int(problem.num_symbols)})
 
 
 def fingerprint(problem: Problem) -> str:
@@ -170,7 +184,7 @@ def _check(problem: Any) -> None:
     """ValueError unless the parts of a problem fit each other."""
     if not isinstance(problem, Problem):
         raise ValueError(f"`build` must return a Problem; got {type(problem).__name__}.")
-    for name in ("train", "desired", "validation", "test"):
+    for name in SETS:
         batch = getattr(problem, name)
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
             if not np.isfinite(leaf).all():
@@ -182,8 +196,14 @@ def _check(problem: Any) -> None:
             checks.check_desired_loss_fn(
                 problem.desired_loss_fn, problem.loss_fn, problem.params, batch, name
             )
-    if not problem.num_symbols >= 2:
-        raise ValueError(f"`num_symbols` must be at least 2; got {problem.num_symbols}.")
+    count = problem.num_symbols
+    if not isinstance(count, numbers.Integral) or count < 2:
+        raise ValueError(f"`num_symbols` must be a whole number, at least 2; got {count!r}.")
+    facts = problem.facts
+    if not isinstance(facts, tuple) or not all(isinstance(fact, str) for fact in facts):
+        raise ValueError(f"`facts` must be a tuple of texts; got {facts!r}.")
+    if problem.show_example is not None:
+        check_shown(problem.show_example(0))
     perturbed = problem.perturbed
     if perturbed is not None and (
         perturbed.shape != (problem.num_train,) or perturbed.dtype != bool
@@ -194,9 +214,28 @@ def _check(problem: Any) -> None:
         )
 
 
+def check_shown(shown: Any) -> None:
+    """ValueError unless it is what `Problem.show_example` may return."""
+    if isinstance(shown, str):
+        return
+    picture, text = shown if isinstance(shown, tuple) and len(shown) == 2 else (shown, "")
+    shape = np.shape(picture)
+    is_picture = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+    if not is_picture or not isinstance(text, str):
+        raise ValueError(
+            f"`show_example` must return a text, a picture of shape (H, W) or (H, W, 3), or both "
+            f"as (picture, text); got {type(shown).__name__} with shape {shape}."
+        )
+
+
+def _file_of(function: Any) -> str | None:
+    return getattr(getattr(function, "__code__", None), "co_filename", None)
+
+
 def _form(batch: Batch) -> Any:
-    """The shapes and dtypes of one example."""
-    return jax.eval_shape(lambda batch: jax.tree.map(lambda leaf: leaf[0], batch), batch)
+    """The structure of a batch, and the shapes and dtypes of one example."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, [(np.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves]
 
 
 def _with_train_share(desired: Batch, train: Batch, share: float) -> Batch:

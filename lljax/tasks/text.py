@@ -121,4 +121,4 @@ def _build(config: TransformerConfig) -> Problem:
     )
 
 
-TASK = Task("transformer", TransformerConfig, _build)
+TASK = Task("transformer", TransformerConfig, _build, free_settings=("data.cache_dir",))
