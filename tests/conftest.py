@@ -19,9 +19,11 @@ from command_line import FAST_COMPILATION, RUN, Result, call  # noqa: E402
 from texts import DOCUMENTS  # noqa: E402
 
 from lljax.data.text import TextSettings  # noqa: E402
+from lljax.report.style import STYLE  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+STYLE["savefig.dpi"] = 40  # a report takes half as long, and its figures are the same
 
 
 def pytest_configure(config):

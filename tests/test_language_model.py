@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from command_line import SMALL, call
+from command_line import call
 
 CONFIG = "transformer_small"
 TINY = (
@@ -16,6 +16,12 @@ TINY = (
 )
 
 pytestmark = pytest.mark.xdist_group("text")
+
+SMALL_SWEEP = (
+    *("--inner.num-steps", "20", "--outer.num-steps", "2", "--data.dim", "16"),
+    *("--data.num-train", "64", "--data.num-desired", "32"),
+    *("--data.num-validation", "64", "--data.num-test", "64"),
+)
 
 # Many documents, with letters enough for the vocabulary, none of them as long as the context.
 SHORT = "\n\n".join(f"{chr(97 + k % 26)}{chr(97 + k // 26)}{k}" for k in range(600)).encode()
@@ -80,8 +86,8 @@ def test_a_budget_turns_the_plan(cache):
     assert re.search(r"recompute .*<- chosen", result.stdout), result.stdout + result.stderr
 
 
-def test_a_budget_that_holds_nothing_is_refused(cache):
-    result = call("plan", CONFIG, *TINY, *cache, "--inner.memory-budget-gb", "1e-6")
+def test_a_budget_that_holds_nothing_is_refused():
+    result = call("plan", "perceptron", *SMALL_SWEEP, "--inner.memory-budget-gb", "1e-9")
     assert result.returncode == 2
     assert "inner.memory_budget_gb" in result.stderr
 
@@ -124,13 +130,13 @@ def test_a_sweep_ends_in_a_table_and_goes_on(tmp_path):
         "    return {name: dataclasses.replace(base, seed=seed)\n"
         "            for name, seed in (('first', 1), ('second', 2))}\n"
     )
-    arguments = ("sweep", config, "--workdir", tmp_path / "rows", *SMALL)
+    arguments = ("sweep", config, "--workdir", tmp_path / "rows", *SMALL_SWEEP)
     result = call(*arguments)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "rows" / "table.json").read_text())
     assert [(row["name"], row["T"], row["N"]) for row in rows] == [
-        ("first", 60, 64),
-        ("second", 60, 64),
+        ("first", 20, 64),
+        ("second", 20, 64),
     ]
     seeds = [
         json.loads((tmp_path / "rows" / name / "summary.json").read_text())["seed"]

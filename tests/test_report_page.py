@@ -22,7 +22,7 @@ from workdirs import (
 from lljax.artifacts import files, schema
 from lljax.artifacts.schema import SETS
 from lljax.errors import UserError
-from lljax.report import figures, style
+from lljax.report import figures
 from lljax.report.page import render
 from lljax.report.tables import summary_table
 
@@ -60,12 +60,6 @@ def without_drawing(monkeypatch):
     """Text only: drawing eight figures is what takes the time."""
     monkeypatch.setattr(figures, "draw_figure", lambda spec, results: Figure())
     monkeypatch.setattr(figures, "encode_figure", lambda figure, kind: b"")
-
-
-@pytest.fixture
-def coarse(monkeypatch):
-    """Small pictures, for tests that only want them drawn."""
-    monkeypatch.setitem(style.STYLE, "savefig.dpi", 40)
 
 
 def read(report):
@@ -187,7 +181,7 @@ def test_a_contrary_result_is_said(tmp_path, without_drawing):
     assert "No success" in read(render(workdir))
 
 
-def test_null_and_nan_are_shown_as_such(lm_workdir, coarse):
+def test_null_and_nan_are_shown_as_such(lm_workdir):
     def spoil(summary):
         for name in SETS:
             summary[name]["acceleration_ratio"] = None
@@ -215,7 +209,7 @@ def test_null_and_nan_are_shown_as_such(lm_workdir, coarse):
     assert "nan" not in summary_table(summary)
 
 
-def test_a_path_of_one_policy_is_drawn(workdir, coarse):
+def test_a_path_of_one_policy_is_drawn(workdir):
     def shorten(arrays):
         for key in list(arrays):
             if key.startswith("path_"):

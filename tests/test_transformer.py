@@ -186,7 +186,7 @@ def test_chunks_bound_the_memory():
 
     model = Transformer(vocab, length, width=4, num_heads=1, num_layers=1, loss_chunk=8)
     params = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
-    step = compiled(functools.partial(gradient_and_its_derivative, sequence_loss(model)))
+    step = jax.jit(functools.partial(gradient_and_its_derivative, sequence_loss(model)))
     memory = step.lower(params, params, tokens, weights).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * size * length * vocab / 2
 
@@ -240,12 +240,12 @@ def test_a_sequence_of_padding_has_no_loss_and_no_effect(dtype, chunk):
     tokens = TokenSequences(TRAIN.tokens.at[2].set(PAD))
     step = adjoint_pass(chunk)
     (gradient, losses), (curvature, slopes) = step(params, direction, tokens, weights)
-    (without, _), (curvature_without, slopes_without) = step(
-        params, direction, TRAIN, weights.at[2].set(0)
-    )
+    without_it = np.where(np.arange(5) == 2, 0, weights).astype(weights.dtype)
+    (without, _), (curvature_without, slopes_without) = step(params, direction, TRAIN, without_it)
     assert losses[2] == 0
     assert slopes[2] == 0
-    expected = (without, curvature_without, slopes_without.at[2].set(0))
+    slopes_without = np.where(np.arange(5) == 2, 0, np.asarray(slopes_without, float))
+    expected = (without, curvature_without, slopes_without)
     assert_close((gradient, curvature, slopes), expected, float(jnp.finfo(dtype).eps))
 
 

@@ -28,27 +28,27 @@ def step_flops(problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan) -> 
     """Of one inner step, counted by the compiler on a micro-batch: it does not see how often a
     loop runs."""
 
-    def per_example(loss_fn, batch) -> tuple[float, float, float]:
-        """FLOPs of an example: its loss, its gradient, and the derivative of that."""
+    def pieces(loss_fn, batch):
+        """For a micro-batch: its loss, its gradient, and what they are divided by."""
         count = min(inner.microbatch_size or problem.num_train, num_examples(batch, "batch"))
         piece = jax.tree.map(lambda leaf: leaf[:count], batch)
-        weights, params = jnp.ones(count), problem.params
+        weights = jnp.ones(count)
 
         def gradient(params):
             return weighted_gradient(loss_fn, params, split_microbatches(piece, None), weights)
 
-        def flops(function, *arguments) -> float:
-            analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis() or {}
-            return analysis.get("flops", np.nan) / count  # not every backend counts
+        return lambda params: loss_fn(params, piece), gradient, count
 
-        return (
-            flops(lambda p: loss_fn(p, piece), params),
-            flops(gradient, params),
-            flops(lambda p, u: jax.jvp(gradient, (p,), (u,)), params, params),
-        )
+    def flops(function, count, *arguments) -> float:
+        analysis: Any = jax.jit(function).lower(*arguments).compile().cost_analysis() or {}
+        return analysis.get("flops", np.nan) / count  # not every backend counts
 
-    _, grad, both = per_example(problem.loss_fn, problem.train)
-    desired_loss, desired_grad, _ = per_example(problem.desired_loss_fn, problem.desired)
+    params = problem.params
+    _, gradient, count = pieces(problem.loss_fn, problem.train)
+    grad = flops(gradient, count, params)
+    both = flops(lambda p, u: jax.jvp(gradient, (p,), (u,)), count, params, params)
+    loss, gradient, count = pieces(problem.desired_loss_fn, problem.desired)
+    desired_loss, desired_grad = (flops(function, count, params) for function in (loss, gradient))
     objective = num_examples(problem.objective, "objective")
     followed = sum(num_examples(batch, name) for name, batch in watched(problem).items())
     observed = 1 if plan.resident else 2  # sweeps in which losses are measured
