@@ -9,7 +9,7 @@ run: $(VENV)/.installed
 	$(VENV)/bin/lljax run $(CONFIG) $(ARGS)
 
 test: $(VENV)/.test-installed
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadgroup $(ARGS)
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 slow: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)

@@ -48,7 +48,23 @@ def limit_cache():
         shutil.rmtree(CACHE)
 
 
+# A worker takes a file at a time, so that fixtures and compiled programs are made once: the long
+# ones first, and the short ones fill what is left.
+LONG = (
+    "kills",
+    "loss_auc",
+    "zero_weight",
+    "language_model",
+    "transformer",
+    "run",
+    "engine",
+    "embed",
+)
+
+
+@pytest.hookimpl
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("error"))
         # Two workers may write and read an entry at once; then it is compiled once more.

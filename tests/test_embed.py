@@ -27,6 +27,7 @@ def embed():
     return module
 
 
+@pytest.mark.slow
 def test_example_improves_every_kind_of_model(embed, capsys):
     with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):  # as its reader runs it
         embed.main()

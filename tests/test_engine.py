@@ -21,8 +21,6 @@ from lljax.tasks import Experiment, perceptron, policy_optimizer
 from lljax.tasks.perceptron import PerceptronConfig
 from lljax.tasks.problem import build_problem
 
-pytestmark = pytest.mark.xdist_group("perceptron")
-
 
 def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path):
     from lljax.engine.checkpoints import Checkpoints, SweepCheckpoints
@@ -105,9 +103,9 @@ def test_the_compiled_outer_step_and_the_one_on_the_host_follow_one_rule(active)
         chex.assert_trees_all_close(one, other, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("flags", [(), (*ACTIVE, "--outer.check-every", "3")], ids=["all", "part"])
-def test_a_run_takes_the_steps_of_optimize_policy(finished, tmp_path, flags):
-    workdir = run_without_report(tmp_path / "run", *flags) if flags else finished[0]
+def test_a_run_takes_the_steps_of_optimize_policy(tmp_path):
+    flags = (*ACTIVE, "--outer.check-every", "3")
+    workdir = run_without_report(tmp_path / "run", *flags)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     config = tyro.cli(PerceptronConfig, args=[*SMALL, *map(str, flags)], default=PerceptronConfig())
     with jax.enable_x64(False):
@@ -119,16 +117,15 @@ def test_a_run_takes_the_steps_of_optimize_policy(finished, tmp_path, flags):
             desired_loss_fn=problem.desired_loss_fn,
             microbatch_size=config.inner.microbatch_size,
         )
-        active = build(zero_weight="omit") if flags else None
         result = lljax.optimize_policy(
-            build(zero_weight="slope_only" if flags else "compute"),
+            build(zero_weight="slope_only"),
             lljax.uniform_policy(60, 64),
             problem.params,
             problem.train,
             problem.objective,
             optimizer=policy_optimizer(config.outer),
             num_steps=8,
-            active_loss_auc=active,
+            active_loss_auc=build(zero_weight="omit"),
             check_every=3,
         )
     assert result.accepted.tolist() == [line["accepted"] for line in lines[1:]]

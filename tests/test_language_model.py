@@ -15,8 +15,6 @@ TINY = (
     *("--model.width", "8", "--model.num-heads", "2", "--inner.microbatch-size", "16"),
 )
 
-pytestmark = pytest.mark.xdist_group("text")
-
 SMALL_SWEEP = (
     *("--inner.num-steps", "20", "--outer.num-steps", "2", "--data.dim", "16"),
     *("--data.num-train", "64", "--data.num-desired", "32"),

@@ -139,6 +139,8 @@ def test_jit_and_vmap_change_nothing(name, strategy):
     together = compiled(jax.vmap(value_and_grads(loss_auc)))(*stacked)
     for index, alone in enumerate(one_by_one):
         assert_close(jax.tree.map(lambda leaf: leaf[index], together), alone, 1e-12)  # noqa: B023
+    if strategy != "stored":
+        return
     # Over policies alone, the data shared.
     policy, *rest = problems[0]
     policies = jnp.stack([policy, problems[1].policy])

@@ -7,8 +7,6 @@ import shutil
 import pytest
 from command_line import RUN, assert_refused, call
 
-pytestmark = pytest.mark.xdist_group("perceptron")
-
 
 @pytest.mark.parametrize(
     ("arguments", "words"),

@@ -26,8 +26,6 @@ from lljax.report import figures
 from lljax.report.page import render
 from lljax.report.tables import summary_table
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from command_line import ACTIVE, RUN, assert_refused, call, run_without_report
 
-pytestmark = pytest.mark.xdist_group("perceptron")
-
 
 def test_a_run_leaves_what_it_promises(finished):
     workdir, _ = finished

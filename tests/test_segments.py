@@ -70,10 +70,7 @@ def thousand_steps(memory):
 @pytest.mark.parametrize(
     "memory",
     [
-        lljax.OffloadStates(),
         lljax.RecomputeStates(),
-        lljax.RecomputeStates(7),
-        lljax.RecomputeStates(depth=3),
         lljax.RecomputeStates(2, depth=9),
     ],
     ids=str,

@@ -12,8 +12,6 @@ QUICK = (
     *("--inner.learning-rate", "0.5"),
 )
 
-pytestmark = pytest.mark.xdist_group("task")
-
 
 def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 80

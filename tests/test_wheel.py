@@ -12,8 +12,6 @@ import pytest
 import readme_example
 from packaging.requirements import Requirement
 
-pytestmark = pytest.mark.xdist_group("wheel")
-
 ROOT = Path(__file__).parent.parent
 
 
