@@ -50,16 +50,7 @@ def limit_cache():
 
 # A worker takes a file at a time, so that fixtures and compiled programs are made once: the long
 # ones first, and the short ones fill what is left.
-LONG = (
-    "kills",
-    "loss_auc",
-    "zero_weight",
-    "language_model",
-    "transformer",
-    "run",
-    "engine",
-    "embed",
-)
+LONG = ("kills", "loss_auc", "zero_weight", "language_model", "transformer", "run", "engine")
 
 
 @pytest.hookimpl
