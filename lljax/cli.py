@@ -84,7 +84,7 @@ def call(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _package_of(module: str | None) -> str | None:
+def _package_of(module: str) -> str | None:
     """The package that lljax depends on and that has the module; None if it is no such module."""
     try:
         requirements = importlib.metadata.requires("lljax") or []
@@ -93,7 +93,7 @@ def _package_of(module: str | None) -> str | None:
     packages = [re.split(r"[^\w.-]", line)[0] for line in requirements if "extra ==" not in line]
     names = {package.replace("-", "_").lower(): package for package in packages}
     names |= {"orbax": "orbax-checkpoint", "PIL": "pillow"}  # imported under another name
-    return names.get((module or "").partition(".")[0])
+    return names.get(module.partition(".")[0])
 
 
 def _config_name(command: str, arguments: Sequence[str], function: str) -> str | None:
@@ -233,7 +233,3 @@ def _report(arguments: Sequence[str]) -> None:
     from lljax import commands
 
     print(commands.report(workdir, pdf))
-
-
-if __name__ == "__main__":
-    main()

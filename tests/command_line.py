@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -40,17 +41,23 @@ class Result(NamedTuple):
     stderr: str
 
 
-def call(*arguments) -> Result:
-    """A command line in this process, with JAX's settings as in one of its own."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        jax.enable_x64(False),
-        jax.numpy_rank_promotion("allow"),
-        warnings.catch_warnings(),
-    ):
+@contextlib.contextmanager
+def settings_of_a_user():
+    """JAX's settings and the warnings as in a process of its own."""
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
         warnings.simplefilter("default")
+        yield
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def call(*arguments) -> Result:
+    """A command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), settings_of_a_user():
         try:
             code = cli.call([str(argument) for argument in arguments])
         except SystemExit as end:  # how tyro ends on help and on a wrong flag
@@ -61,8 +68,7 @@ def call(*arguments) -> Result:
 def run_without_report(workdir: Path, *flags) -> Path:
     """The run of a command line without its report, which takes longer than so small a run."""
     arguments = [*SMALL, *map(str, flags)]
-    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-        warnings.simplefilter("default")
+    with settings_of_a_user():
         config = tyro.cli(PerceptronConfig, args=arguments)
         with contextlib.redirect_stderr(io.StringIO()) as log:
             engine.run(Experiment(perceptron.TASK, config), workdir, lambda root: root)

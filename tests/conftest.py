@@ -17,6 +17,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from command_line import FAST_COMPILATION, RUN, Result, call  # noqa: E402
 from texts import DOCUMENTS  # noqa: E402
+from workdirs import forge_language_model, forge_perceptron  # noqa: E402
 
 from lljax.data.text import TextSettings  # noqa: E402
 from lljax.report.style import STYLE  # noqa: E402
@@ -82,3 +83,15 @@ def settings(tmp_path):
         return TextSettings(**(defaults | {"cache_dir": str(tmp_path / "cache")} | changes))
 
     return make
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A synthetic workdir of the Perceptron."""
+    return forge_perceptron().write(tmp_path)
+
+
+@pytest.fixture
+def lm_workdir(tmp_path):
+    """The same of a language model."""
+    return forge_language_model().write(tmp_path)

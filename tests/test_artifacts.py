@@ -27,16 +27,6 @@ from lljax.errors import UserError
 FILES = ("config.json", "summary.json", "metrics.jsonl", "analysis.npz", "samples.json")
 
 
-@pytest.fixture
-def workdir(tmp_path):
-    return forge_perceptron().write(tmp_path)
-
-
-@pytest.fixture
-def lm_workdir(tmp_path):
-    return forge_language_model().write(tmp_path)
-
-
 def damage_summary(folder, change):
     """Writes a summary that the schema does not allow."""
     summary = json.loads((folder / "summary.json").read_text())

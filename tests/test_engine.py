@@ -1,7 +1,6 @@
 """The engine's pieces: saved sweeps, trackers, and the rule of an outer step."""
 
 import functools
-import json
 import struct
 
 import chex
@@ -11,7 +10,16 @@ import numpy as np
 import optax
 import pytest
 import tyro
-from command_line import ACTIVE, RUN, SMALL, assert_refused, call, run_process, run_without_report
+from command_line import (
+    ACTIVE,
+    RUN,
+    SMALL,
+    assert_refused,
+    call,
+    read_metrics,
+    run_process,
+    run_without_report,
+)
 from problems import logistic_loss, make_logistic
 from tensorboardX.proto import event_pb2
 
@@ -106,7 +114,7 @@ def test_the_compiled_outer_step_and_the_one_on_the_host_follow_one_rule(active)
 def test_a_run_takes_the_steps_of_optimize_policy(tmp_path):
     flags = (*ACTIVE, "--outer.check-every", "3")
     workdir = run_without_report(tmp_path / "run", *flags)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(workdir)
     config = tyro.cli(PerceptronConfig, args=[*SMALL, *map(str, flags)], default=PerceptronConfig())
     with jax.enable_x64(False):
         problem = build_problem(Experiment(perceptron.TASK, config))
@@ -178,7 +186,7 @@ def test_trackers_get_the_metrics_and_cannot_stop_a_run(tmp_path):
     assert result.stderr.count("warning: the tracker lljax_config_own:Broken failed") == 1
     assert "no more paper" in result.stderr
     assert (workdir / "seen.txt").read_text() == "perceptron0 0:True 1:True closed"
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(workdir)
     assert len(lines) == 9
     events = read_events(workdir / "tensorboard")
     for line in lines:

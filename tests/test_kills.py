@@ -14,6 +14,7 @@ from command_line import (
     assert_refused,
     call,
     kill_when,
+    read_metrics,
     run_process,
     start,
     start_to_be_killed,
@@ -44,8 +45,7 @@ def assert_same_ends(workdir, undisturbed):
     assert (workdir / "policy.npy").read_bytes() == (undisturbed / "policy.npy").read_bytes()
     lines, laws = [], []
     for folder in (workdir, undisturbed):
-        rows = (folder / "metrics.jsonl").read_text().splitlines()
-        lines.append([json.loads(row) | {"seconds": 0} for row in rows])
+        lines.append([line | {"seconds": 0} for line in read_metrics(folder)])
         laws.append(json.loads((folder / "summary.json").read_text())["learning_law"])
     assert lines[0] == lines[1]
     assert laws[0] == laws[1]

@@ -4,10 +4,9 @@ import json
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from command_line import call
+from command_line import call, settings_of_a_user
 
 import lljax
 from lljax.artifacts.results import Results
@@ -43,7 +42,7 @@ def blocks_of(heading):
 @pytest.mark.parametrize("heading", ["A policy family", "A policy optimiser", "A memory strategy"])
 def test_a_worked_example_runs(heading):
     (code,) = blocks_of(heading)
-    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):  # as its reader runs it
+    with settings_of_a_user():
         exec(compile(code, heading, "exec"), {})
 
 

@@ -12,7 +12,6 @@ from workdirs import (
     T,
     change_arrays,
     change_summary,
-    forge_language_model,
     forge_perceptron,
 )
 
@@ -38,16 +37,6 @@ def _draw(results):
 
 GAP = FigureSpec("fig00_gap", "Figure 0. The gap", (), _draw, lambda results: "It is a gap.")
 """
-
-
-@pytest.fixture
-def workdir(tmp_path):
-    return forge_perceptron().write(tmp_path)
-
-
-@pytest.fixture
-def lm_workdir(tmp_path):
-    return forge_language_model().write(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -44,16 +44,6 @@ def rendered_lm(tmp_path_factory):
 
 
 @pytest.fixture
-def workdir(tmp_path):
-    return forge_perceptron().write(tmp_path)
-
-
-@pytest.fixture
-def lm_workdir(tmp_path):
-    return forge_language_model().write(tmp_path)
-
-
-@pytest.fixture
 def without_drawing(monkeypatch):
     """Text only: drawing eight figures is what takes the time."""
     monkeypatch.setattr(figures, "draw_figure", lambda spec, results: Figure())

@@ -6,14 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
-from command_line import ACTIVE, RUN, assert_refused, call, run_without_report
+from command_line import ACTIVE, RUN, assert_refused, call, read_metrics, run_without_report
 
 
 def test_a_run_leaves_what_it_promises(finished):
     workdir, _ = finished
     config = json.loads((workdir / "config.json").read_text())
     assert (config["task"], config["inner"]["num_steps"]) == ("perceptron", 60)
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(workdir)
     assert [line["outer_step"] for line in lines] == list(range(9))
     objectives = [line["objective"] for line in lines]
     assert objectives == sorted(objectives, reverse=True)
@@ -70,8 +70,7 @@ def test_the_summary_is_true(finished):
             expected = float(lljax.acceleration_ratio(*curves.values()))
             ratio = summary[name]["acceleration_ratio"]
             assert ratio == (pytest.approx(expected) if np.isfinite(expected) else None)
-    metrics = (workdir / "metrics.jsonl").read_text().splitlines()
-    validation = [json.loads(line)["validation_auc"] for line in metrics]
+    validation = [line["validation_auc"] for line in read_metrics(workdir)]
     assert summary["best_outer_step"] == int(np.argmin(validation))
     assert set(summary["seconds"]) == {"compile", "optimize", "evaluate", "total"}
     assert summary["learning_law"]["optimized"]["optimality_gap"] >= 0
@@ -145,7 +144,7 @@ def test_an_active_set_ends_where_looking_at_all_examples_does(active_set):
     """Its gaps are known where all examples were looked at, and that of the best policy is."""
     gaps, objectives = {}, {}
     for every, workdir in active_set.items():
-        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        lines = read_metrics(workdir)
         objectives[every] = [line["objective"] for line in lines]
         gaps[every] = [line["optimality_gap"] for line in lines]
         for before, line in itertools.pairwise(lines):

@@ -96,6 +96,7 @@ GOOD = "tasks.Task('points', Config, build)"
         ("num_symbols=2.5", GOOD, ["`num_symbols` must be a whole number"]),
         ("facts='4 classes'", GOOD, ["`facts` must be a tuple of texts; got '4 classes'"]),
         ("show_example=lambda n: np.zeros(5)", GOOD, ["`show_example` must return", "shape (5,)"]),
+        ("show_example=lambda n: np.ones(5) if n else 'a'", GOOD, ["`show_example` must return"]),
         ("perturbed=np.zeros(3, bool)", GOOD, ["`perturbed` must be a bool array of shape (8,)"]),
         ("what=1", GOOD, ["cannot be built: TypeError", "what", "mine.py, line"]),
         ("desired_loss_fn=lambda w, x: x * w", GOOD, ["outer.train_share must be 0", "got 0.25"]),

@@ -3,7 +3,6 @@
 import shutil
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -47,12 +46,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._manager.close()
 
     def latest_step(self) -> int | None:

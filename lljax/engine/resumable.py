@@ -1,7 +1,5 @@
 """One meta-gradient that shows its progress, is saved on its way, and continues where it was."""
 
-from types import TracebackType
-
 import jax
 
 from lljax.engine.checkpoints import Checkpoints, SweepCheckpoints
@@ -50,14 +48,9 @@ class ResumableSweep:
         self._progress.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._meta_gradient.release()
-        self._progress.__exit__(kind, error, trace)
+        self._progress.__exit__()
 
     def forward(self) -> Sweep:
         """Completes the loss curves."""

@@ -149,7 +149,8 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
         raise UserError(f"the task {task.name} does not fit together: {error}") from error
     # NumPy's arrays would go to the device again in every call.
     arrays = {name: getattr(problem, name) for name in (*SETS, "params")}
-    problem = dataclasses.replace(problem, **jax.tree.map(jnp.asarray, arrays))
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    problem = dataclasses.replace(problem, **arrays, num_symbols=int(problem.num_symbols))
     share, desired_loss_fn = config.outer.train_share, problem.desired_loss_fn or problem.loss_fn
     if share and (problem.desired_loss_fn or _form(problem.train) != _form(problem.desired)):
         raise UserError(
@@ -165,8 +166,7 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
 
     objective = _with_train_share(problem.desired, problem.train, share)
     fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
-    fields |= {"objective": objective, "desired_loss_fn": weighted_loss_fn}
-    return PolicyProblem(**fields | {"num_symbols": int(problem.num_symbols)})
+    return PolicyProblem(**fields | {"objective": objective, "desired_loss_fn": weighted_loss_fn})
 
 
 def fingerprint(problem: Problem) -> str:
@@ -215,14 +215,14 @@ def _check(problem: Any) -> None:
 
 
 def check_shown(shown: Any) -> None:
-    """ValueError unless it is what `Problem.show_example` may return."""
+    """UserError unless it is what `Problem.show_example` may return."""
     if isinstance(shown, str):
         return
     picture, text = shown if isinstance(shown, tuple) and len(shown) == 2 else (shown, "")
     shape = np.shape(picture)
     is_picture = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
     if not is_picture or not isinstance(text, str):
-        raise ValueError(
+        raise UserError(
             f"`show_example` must return a text, a picture of shape (H, W) or (H, W, 3), or both "
             f"as (picture, text); got {type(shown).__name__} with shape {shape}."
         )
