@@ -5,6 +5,7 @@ where they are used, so that help is quick and a missing one is named.
 """
 
 import importlib.metadata
+import inspect
 import re
 import sys
 from collections.abc import Sequence
@@ -111,13 +112,13 @@ def _config_name(command: str, arguments: Sequence[str], function: str) -> str |
 
 
 def _parse(
-    command: str, purpose: str, default: Any, arguments: Sequence[str], workdir: tuple[str, str]
+    command: str, purpose: Any, default: Any, arguments: Sequence[str], workdir: tuple[str, str]
 ) -> tuple[Any, Path]:
     """The flags of `lljax COMMAND CONFIG`: a config like `default`, and the workdir.
 
     Args:
       command: run, sweep or plan.
-      purpose: what the help says that it does.
+      purpose: the function whose docstring the help shows.
       default: the config with the values that flags may change; the flags are made from its type.
       arguments: the command line behind the command.
       workdir: its default, and what the help says of it; an empty default: the command has none.
@@ -150,7 +151,7 @@ def _parse(
     return tyro.cli(
         with_workdir if place else without_workdir,
         prog=" ".join(["lljax", command, *named]),
-        description=purpose,
+        description=inspect.getdoc(purpose),
         args=list(arguments),
     )
 
@@ -179,7 +180,7 @@ def _run(arguments: Sequence[str]) -> None:
     name = _config_name("run", arguments, "get_config")
     experiment = _load(name)
     place = _default_workdir(name), "folder of this run's checkpoints, metrics, policy and report"
-    config, workdir = _parse("run", _run.__doc__ or "", experiment.config, arguments, place)
+    config, workdir = _parse("run", _run, experiment.config, arguments, place)
     from lljax import commands
 
     commands.run(experiment._replace(config=config), workdir)
@@ -198,7 +199,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     place = _default_workdir(name), "folder of the runs' folders, table.txt and table.json"
     workdir = Path()
     for row, experiment in experiments.items():
-        config, workdir = _parse("sweep", _sweep.__doc__ or "", experiment.config, arguments, place)
+        config, workdir = _parse("sweep", _sweep, experiment.config, arguments, place)
         experiments[row] = experiment._replace(config=config)
     from lljax import commands
 
@@ -208,7 +209,7 @@ def _sweep(arguments: Sequence[str]) -> None:
 def _plan(arguments: Sequence[str]) -> None:
     """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy."""
     experiment = _load(_config_name("plan", arguments, "get_config"))
-    config, _ = _parse("plan", _plan.__doc__ or "", experiment.config, arguments, ("", ""))
+    config, _ = _parse("plan", _plan, experiment.config, arguments, ("", ""))
     from lljax.engine.plan import describe, plan_run
 
     print(describe(plan_run(experiment._replace(config=config))))
