@@ -18,7 +18,7 @@ mathematics of one step; `sweep` has the order of the steps and the tree of kept
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,28 +33,16 @@ from lljax.microbatch import (
     split_by_weight,
     split_microbatches,
 )
-from lljax.train_step import (
-    apply_optimizer,
-    example_slopes,
-    mean_loss,
-    train_step,
-    weighted_gradient,
-)
+from lljax.train_step import example_slopes, mean_loss, train_step, weighted_gradient
 from lljax.types import Batch, LossFn, Params, TrainState, ZeroWeight
-
-
-class Record(NamedTuple):
-    """What the backward sweep needs of a step."""
-
-    state: TrainState  # s_t
-    gradient: Params | None  # g_t; None where Phi is linear in it
-
-
-class Cotangent(NamedTuple):
-    """The cotangent of a state."""
-
-    params: Params  # lambda, like theta
-    opt_state: list[jax.Array]  # mu, one for each floating leaf of o
+from lljax.update import (
+    Cotangent,
+    Record,
+    make_record,
+    pull_back_init,
+    pull_back_update,
+    zeros_like,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +73,7 @@ class TrainingRun:
         self, cotangent: Cotangent, record: Record, row: jax.Array, loss_cotangent: jax.Array
     ) -> tuple[Cotangent, jax.Array]:
         """(lambda, mu)_{t+1} -> ((lambda, mu)_t, dJ/dgamma_t [N]); `loss_cotangent` is c_t."""
-        through_update, direction = _pull_back_update(self.optimizer, record, cotangent)
+        through_update, direction = pull_back_update(self.optimizer, record, cotangent)
         theta = record.state.params
         examples, others = self._split(row)
 
@@ -127,13 +115,12 @@ class TrainingRun:
 
     def last_cotangent(self, end: TrainState, loss_cotangent: jax.Array) -> Cotangent:
         """The cotangent of s_T where only L(theta_T) counts; `loss_cotangent` is c_T."""
-        zeros = [jnp.zeros_like(leaf) for leaf in _floating(end.opt_state)]
-        return Cotangent(self.desired_gradient(end.params, loss_cotangent), zeros)
+        gradient = self.desired_gradient(end.params, loss_cotangent)
+        return zeros_like(end)._replace(params=gradient)
 
     def first_cotangent(self, params: Params, cotangent: Cotangent) -> Params:
         """The cotangent of theta_0, from which o_0 is made too, from that of s_0."""
-        _, pull_back = jax.vjp(lambda p: _floating(self.optimizer.init(p)), params)
-        return _add(cotangent.params, *pull_back(cotangent.opt_state))
+        return pull_back_init(self.optimizer, params, cotangent)
 
 
 def training_run_builder(
@@ -236,72 +223,6 @@ def backward_sweep(
 
     inputs, counts = (policy, loss_cotangents), memory.split(policy.shape[0])
     return sweep.backward(step_back, advance, advance_and_record, cotangent, kept, inputs, counts)
-
-
-def make_record(
-    optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
-) -> Record:
-    """The record of a step: the one place that knows what is kept of it."""
-    return Record(state, gradient if needs_gradient(optimizer, state.params) else None)
-
-
-def record_shapes(optimizer: optax.GradientTransformation, params: Params) -> Record:
-    """The shapes of a step's state and record, without computing anything."""
-
-    def record(params):
-        return make_record(optimizer, TrainState(params, optimizer.init(params)), params)
-
-    return jax.eval_shape(record, params)
-
-
-def _pull_back_update(
-    optimizer: optax.GradientTransformation, record: Record, cotangent: Cotangent
-) -> tuple[Cotangent, Params]:
-    """Pulls (lambda_{t+1}, mu_{t+1}) back through Phi, to (theta_t, o_t) and to g_t."""
-    state, gradient = record
-    if gradient is None:
-        gradient = jax.tree.map(jnp.zeros_like, state.params)
-
-    def update(params, floating, gradient):
-        opt_state = _with_floating(state.opt_state, floating)
-        after = apply_optimizer(optimizer, TrainState(params, opt_state), gradient)
-        return Cotangent(after.params, _floating(after.opt_state))
-
-    _, pull_back = jax.vjp(update, state.params, _floating(state.opt_state), gradient)
-    params, opt_state, direction = pull_back(cotangent)
-    return Cotangent(params, opt_state), direction
-
-
-def needs_gradient(optimizer: optax.GradientTransformation, params: Params) -> bool:
-    """Whether Phi's pull-back depends on g_t; not where Phi is linear in it, as in plain SGD."""
-    state = jax.eval_shape(lambda p: TrainState(p, optimizer.init(p)), params)
-    cotangent = jax.eval_shape(lambda s: Cotangent(s.params, _floating(s.opt_state)), state)
-
-    def pull_back(gradient, state, cotangent):
-        return _pull_back_update(optimizer, Record(state, gradient), cotangent)
-
-    jaxpr = jax.make_jaxpr(pull_back)(state.params, state, cotangent).jaxpr
-    used = {id(variable) for variable in jaxpr.outvars}
-    for equation in reversed(jaxpr.eqns):
-        if used & {id(variable) for variable in equation.outvars}:
-            used |= {id(variable) for variable in equation.invars}
-    count = len(jax.tree.leaves(params))
-    return any(id(variable) in used for variable in jaxpr.invars[:count])
-
-
-def _is_floating(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-def _floating(opt_state: Any) -> list[jax.Array]:
-    """The leaves of an optimiser state that have a derivative: no counts, flags or random keys."""
-    return [leaf for leaf in jax.tree.leaves(opt_state) if _is_floating(leaf)]
-
-
-def _with_floating(opt_state: Any, floating: list[jax.Array]) -> Any:
-    """The optimiser state with its floating leaves replaced."""
-    replacements = iter(floating)
-    return jax.tree.map(lambda leaf: next(replacements) if _is_floating(leaf) else leaf, opt_state)
 
 
 def _add(*trees: Params) -> Params:

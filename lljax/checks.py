@@ -4,14 +4,11 @@ Shapes and dtypes are known when JAX traces, so these checks cost nothing at run
 not: `policy.check_policy` looks at those, outside jit.
 """
 
-import weakref
-from collections.abc import Callable, Hashable
 from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from lljax.types import Batch, LossFn, Params, ZeroWeight
 
@@ -122,60 +119,3 @@ def check_desired_loss_fn(
         check_loss_fn(loss_fn, params, batch, name)
     else:
         check_loss_fn(desired_loss_fn, params, batch, name, "desired_loss_fn")
-
-
-# By `update` function, for as long as that lives: the parameters it is known to be good for.
-_differentiable: weakref.WeakKeyDictionary[Callable, set[Hashable]] = weakref.WeakKeyDictionary()
-
-
-def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> None:
-    """ValueError if the optimiser's update has no derivative where one gradient entry is zero.
-
-    Adam divides by sqrt(v + eps_root). With eps_root = 0 the root's derivative is infinite at
-    v = 0, and one parameter that receives no gradient (an unused embedding row) turns the whole
-    meta-gradient NaN. So the first update is differentiated once in the gradient, at a gradient
-    whose first entry in every array is zero and whose others are one. A whole array without
-    gradient, parameters at zero and later steps are not tried: trust ratios (LAMB) and unit-wise
-    clipping can still be without derivative there.
-
-    Compiles a small program, once for an optimiser and parameters of some shapes: what was found
-    good is remembered.
-    """
-    leaves, structure = jax.tree.flatten(params)
-    shapes = structure, tuple((leaf.shape, jnp.result_type(leaf)) for leaf in leaves)
-    try:
-        known = _differentiable.setdefault(optimizer.update, set())
-        key = weakref.ref(optimizer.init), shapes
-        if key in known:
-            return
-    except TypeError:  # an `update` or a structure that cannot be looked up is checked each time
-        known, key = set(), None
-
-    def is_finite(one):
-        # Made of an argument: what is made of constants alone would be computed here and now,
-        # operation by operation.
-        ones = jax.tree.map(lambda p: jnp.full(p.shape, one, p.dtype), params)
-        # An array of one element keeps its gradient: normalising it may rightly have no
-        # derivative at zero.
-        gradient = jax.tree.map(lambda p: p if p.size <= 1 else p.at[(0,) * p.ndim].set(0), ones)
-        opt_state = optimizer.init(ones)
-        _, tangent = jax.jvp(
-            lambda g: optimizer.update(g, opt_state, ones)[0], (gradient,), (ones,)
-        )
-        return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tangent)]).all()
-
-    with jax.ensure_compile_time_eval():
-        try:
-            finite = bool(jax.jit(is_finite)(1.0))
-        except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
-            return  # a traced learning rate, say: there is no number to look at
-    if not finite:
-        raise ValueError(
-            "`optimizer` has no finite derivative where one entry of the gradient is zero, so a "
-            "single parameter without gradient would turn the whole meta-gradient NaN. For "
-            "optax.adam, adamw and their relatives pass a positive `eps_root`, e.g. "
-            "optax.adamw(learning_rate, eps_root=1e-16); muon calls it `adam_eps_root`, adafactor "
-            "needs a larger `eps`, e.g. 1e-20. If no entry can ever be exactly zero, "
-            "build_loss_auc(..., check_optimizer=False) skips this check."
-        )
-    known.add(key)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
-from lljax import adjoint, checks
+from lljax import adjoint, checks, optimizer_check
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.types import LossAuc, LossAucInfo, LossFn, ZeroWeight
 
@@ -56,7 +56,8 @@ def build_loss_auc(
         cost follows the policy's support. The AUC is exact in all three; second derivatives in
         reverse mode need "compute".
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
-        entry is zero (Adam's eps_root = 0); see `checks.check_optimizer`.
+        entry is zero (Adam's eps_root = 0), or one that is always zero (lion), and warn of one that
+        predicts nothing (eps_root = 1e-16); see `optimizer_check.check_optimizer`.
 
     Returns:
       `loss_auc(policy, params, train, desired) -> (auc [], LossAucInfo)` with policy [T, N],
@@ -89,7 +90,7 @@ def build_loss_auc(
         values = custom_vjp_primal_tree_values((policy, params, train, desired))
         policy, params, train, desired = values
         if check_optimizer:
-            checks.check_optimizer(optimizer, params)
+            optimizer_check.check_optimizer(optimizer, params)
         run = training_run(train, desired)
         start = run.init(params)
         end, losses, kept = adjoint.forward_sweep(run, start, policy, memory, run.desired_loss)
@@ -117,6 +118,7 @@ def build_loss_auc(
         checks.check_policy_shape(policy, train)
         checks.check_loss_fn(loss_fn, params, train, "train")
         checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, desired, "desired")
+        optimizer_check.check_update(optimizer, params)
         desired_losses, end = loss_curve(policy, params, train, desired)
         return jnp.mean(desired_losses[1:]), LossAucInfo(desired_losses, end)
 

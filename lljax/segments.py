@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import optax
 
-from lljax import adjoint, checks
-from lljax.adjoint import Cotangent, TrainingRun
+from lljax import adjoint, checks, optimizer_check
+from lljax.adjoint import TrainingRun
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.microbatch import split_microbatches
 from lljax.train_step import mean_loss
 from lljax.types import Batch, LossFn, Params, TrainState, ZeroWeight
+from lljax.update import Cotangent
 
 OBJECTIVE = "objective"
 
@@ -142,8 +143,9 @@ def build_segments(
         checks.check_loss_fn(loss_fn, params, data[0], "train")
         for name, batch in (("desired", data[1]), *watched.items()):
             checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, batch, name)
+        optimizer_check.check_update(optimizer, params)
         if check_optimizer:
-            checks.check_optimizer(optimizer, params)
+            optimizer_check.check_optimizer(optimizer, params)
         run = training_run(*data)
         return run.init(params), observer(run, watched)(params)
 

@@ -12,8 +12,8 @@ import pytest
 from problems import compiled, logistic_loss, make_logistic
 
 import lljax
-from lljax.adjoint import needs_gradient
 from lljax.memory import states_held
+from lljax.update import needs_gradient
 
 ADAMW = optax.adamw(0.1, eps_root=1e-8)
 

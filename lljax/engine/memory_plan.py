@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import jax
 import psutil
 
-from lljax import adjoint
 from lljax.errors import UserError
 from lljax.memory import MemoryStrategy, RecomputeStates, StoreStates, recompute_within, states_held
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import Problem
+from lljax.update import record_shapes
 
 Mode = Literal["store", "offload", "recompute"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -78,7 +78,7 @@ def plan_memory(problem: Problem, inner: InnerConfig) -> MemoryPlan:
     Raises:
       UserError: nothing fits into the budget, or the strategy that was asked for does not.
     """
-    record = adjoint.record_shapes(problem.optimizer, problem.params)
+    record = record_shapes(problem.optimizer, problem.params)
     state_bytes, record_bytes = num_bytes(record.state), num_bytes(record)
     budget = free_device_memory() // 2
     if inner.memory_budget_gb is not None:

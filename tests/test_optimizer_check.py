@@ -1,0 +1,199 @@
+"""Which optimisers a meta-gradient can be made of, and what is said of the others."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+from problems import (
+    assert_close,
+    compiled,
+    logistic_loss,
+    make_logistic,
+    plain_loss_auc,
+    value_and_grads,
+)
+
+import lljax
+from lljax.tasks import InnerConfig, inner_optimizer
+
+ROOT = 1e-8
+
+
+def gradient_of(optimizer, problem, **options):
+    loss_auc = lljax.build_loss_auc(logistic_loss, optimizer, **options)
+    return compiled(value_and_grads(loss_auc))(*problem)[1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    {
+        "adam": (optax.adam(0.1), "eps_root=1e-8"),
+        "rmsprop": (optax.rmsprop(0.1, eps_in_sqrt=False), "eps_root=1e-8"),
+        "prodigy": (contrib.prodigy(0.1), "prodigy has no `eps_root`"),
+        "madgrad": (contrib.madgrad(0.1), "madgrad has no `eps_root`"),
+        "dadapt_adamw": (contrib.dadapt_adamw(0.1), "dadapt_adamw has no `eps_root`"),
+        "schedule_free": (contrib.schedule_free_adamw(0.1), r"build it as optax\.contrib"),
+        "radam": (optax.radam(0.05, eps_root=ROOT), "whatever the gradients"),
+        "lion": (optax.lion(0.1), "only the sign of the gradient"),
+        "sign_sgd": (optax.sign_sgd(0.1), "only the sign of the gradient"),
+        "lion in part": (
+            optax.partition({"a": optax.sgd(0.1), "b": optax.lion(0.1)}, {"w": "a", "b": "b"}),
+            r"only the sign of the gradient of params\['b'\]:",
+        ),
+        "polyak_sgd": (optax.polyak_sgd(), "needs the value of the loss"),
+        "lbfgs": (optax.lbfgs(), "needs the value of the loss"),
+        "momo": (contrib.momo(0.1), "needs the value of the loss"),
+        "sophia": (contrib.sophia(0.1), "needs the value of the loss"),
+        "plateau": (
+            optax.chain(optax.sgd(0.1), contrib.reduce_on_plateau()),
+            "needs the value of the loss",
+        ),
+        "lookahead": (optax.lookahead(optax.sgd(0.1), 5, 0.5), "lookahead"),
+    }.values(),
+)
+def test_what_has_no_derivative_is_refused_with_a_cure_that_it_has(optimizer, words):
+    policy, params, train, desired = make_logistic()
+    with pytest.raises(ValueError, match=words) as refusal:
+        jax.eval_shape(
+            value_and_grads(lljax.build_loss_auc(logistic_loss, optimizer)),
+            policy,
+            params,
+            train,
+            desired,
+        )
+    assert len(str(refusal.value)) < 700
+
+
+def test_without_a_gradient_nothing_is_wrong():
+    assert jnp.isfinite(
+        compiled(lljax.build_loss_auc(logistic_loss, optax.adam(0.1)))(*make_logistic())[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "cured",
+    [
+        optax.adamw(0.1, eps_root=ROOT),
+        optax.adafactor(0.1, eps=ROOT),
+        contrib.schedule_free(optax.adamw(0.1, b1=0.0, eps_root=ROOT), 0.1, b1=0.9),
+        contrib.muon(0.1, adam_eps_root=ROOT),
+    ],
+    ids=["adamw", "adafactor", "schedule_free", "muon"],
+)
+@pytest.mark.filterwarnings("error")
+def test_the_cure_works_for_a_parameter_without_gradient(cured):
+    policy, params, train, desired = make_logistic(dtype=jnp.float32)
+    train["z"] = train["z"].at[:, 0].set(0)
+    grads = gradient_of(cured, (policy, params, train, desired))
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("optimizer", [optax.adamw(0.1, eps_root=1e-16), optax.adamax(0.1)])
+def test_a_derivative_that_predicts_nothing_is_said(optimizer):
+    loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)
+    with pytest.warns(UserWarning, match=r"exact and predicts nothing.*eps_root=1e-8"):
+        jax.eval_shape(value_and_grads(loss_auc), *make_logistic())
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.clip_by_global_norm(0.05), optax.sgd(0.3)),
+        optax.chain(optax.clip_by_block_rms(0.05), optax.sgd(0.3, momentum=0.9)),
+        optax.chain(optax.adaptive_grad_clip(0.5), optax.adamw(0.1, eps_root=ROOT)),
+    ],
+    ids=["global norm", "block", "adaptive"],
+)
+def test_a_step_without_any_weight_has_its_derivative(optimizer):
+    """At an exactly zero gradient the clipped update is the plain one."""
+    policy, params, train, desired = make_logistic()
+    policy = policy.at[3].set(0)
+    loss_auc = compiled(lljax.build_loss_auc(logistic_loss, optimizer))
+    grads, _ = gradient_of(optimizer, (policy, params, train, desired))
+    step = 1e-6
+    for n in (0, 4):
+        ahead, behind = (
+            loss_auc(policy.at[3, n].add(sign * step), params, train, desired)[0]
+            for sign in (1, -1)
+        )
+        assert_close(grads[3, n], (ahead - behind) / (2 * step), 1e-5)
+
+
+def test_complex_states_of_an_optimizer_carry_their_derivative():
+    """Momentum that turns in the complex plane."""
+
+    def init(params):
+        return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.complex128), params)
+
+    def update(gradient, state, params=None):
+        state = jax.tree.map(lambda s, g: (0.8 + 0.3j) * s + (1 - 0.5j) * g, state, gradient)
+        return jax.tree.map(lambda s: -0.1 * (s.real + 0.5 * jnp.abs(s) ** 2), state), state
+
+    turning, problem = optax.GradientTransformation(init, update), make_logistic()
+    expected = compiled(value_and_grads(functools.partial(plain_loss_auc, turning)))(*problem)[1]
+    for memory in (lljax.StoreStates(), lljax.RecomputeStates()):
+        assert_close(gradient_of(turning, problem, memory=memory), expected, 1e-10)
+
+
+def rare_words(seed=0, num_train=300, num_words=100, width=16):
+    """Topics of documents with some common and many rare words, two labels in five drawn anew.
+
+    The gradients of rare words are tiny or zero, as are those of a picture's corners.
+    """
+    rng, topics = np.random.default_rng(seed), 4
+    frequency = np.concatenate([np.full(8, 0.5), 0.15 / np.arange(1, num_words - 7)])
+    spread = np.where(np.arange(num_words) < 8, 1.5, 0.3)
+    taste = rng.normal(size=(topics, num_words)) * spread
+
+    def draw(count, noise):
+        label = rng.integers(0, topics, count)
+        chance = 1 / (1 + (1 / frequency - 1) * np.exp(-taste[label]))
+        words = (rng.random(chance.shape) < chance) * rng.uniform(0.1, 1, chance.shape)
+        label = np.where(rng.random(count) < noise, rng.integers(0, topics, count), label)
+        return {"words": jnp.asarray(words, jnp.float32), "label": jnp.asarray(label)}
+
+    params = {
+        "in": rng.normal(size=(num_words, width)) / num_words**0.5,
+        "bias": np.zeros(width),
+        "out": rng.normal(size=(width, topics)) / width**0.5,
+    }
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    return params, draw(num_train, 0.4), draw(300, 0.0)
+
+
+def topic_loss(params, batch):
+    hidden = jnp.tanh(batch["words"] @ params["in"] + params["bias"])
+    logits = hidden @ params["out"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+
+
+def prediction_score(optimizer, num_steps=60, num_subsets=40, share=0.05):
+    """LDS: rank correlation of predicted and actual AUC when a share of the data is left out."""
+    params, train, desired = rare_words()
+    count = len(train["label"])
+    rng = np.random.default_rng(1)
+    left_out = np.zeros((num_subsets, count), bool)
+    for row in left_out:
+        row[rng.choice(count, round(share * count), replace=False)] = True
+    loss_auc = lljax.build_loss_auc(topic_loss, optimizer)
+
+    def auc_of(weights):
+        policy = jnp.broadcast_to(weights / np.float32(count), (num_steps, count))
+        return loss_auc(policy, params, train, desired)[0]
+
+    slopes = np.asarray(jax.jit(jax.grad(auc_of))(jnp.ones(count, jnp.float32)), np.float64)
+    weights = jnp.asarray(~left_out, jnp.float32)
+    retrained = jax.jit(lambda sets: jax.lax.map(auc_of, sets, batch_size=8))(weights)
+    ranks = [np.argsort(np.argsort(values)) for values in (left_out @ -slopes, retrained)]
+    return np.corrcoef(*ranks)[0, 1]
+
+
+@pytest.mark.filterwarnings("ignore:`optimizer` is so steep")
+def test_adamw_predicts_at_the_default_of_the_command_line_and_not_without():
+    default = inner_optimizer(InnerConfig(optimizer="adamw", learning_rate=0.01))
+    assert prediction_score(default) >= 0.9
+    assert prediction_score(optax.adamw(0.01, eps_root=1e-16)) < 0.9
