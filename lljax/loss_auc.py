@@ -57,7 +57,7 @@ def build_loss_auc(
         reverse mode need "compute".
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
         entry is zero (Adam's eps_root = 0), or one that is always zero (lion), and warn of one that
-        predicts nothing (eps_root = 1e-16); see `optimizer_check.check_optimizer`.
+        may predict nothing (eps_root = 1e-16); see `optimizer_check.check_optimizer`.
 
     Returns:
       `loss_auc(policy, params, train, desired) -> (auc [], LossAucInfo)` with policy [T, N],

@@ -155,8 +155,8 @@ def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
         case "momentum":
             optimizer = optax.sgd(config.learning_rate, momentum=0.9)
         case "adamw":
-            # Without eps_root one parameter with no gradient makes the meta-gradient NaN.
-            optimizer = optax.adamw(config.learning_rate, eps_root=1e-8)
+            # Of the values tried, the smallest whose meta-gradients predict well everywhere.
+            optimizer = optax.adamw(config.learning_rate, eps_root=1e-6)
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer
