@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from matplotlib.figure import Figure
 
 from lljax.artifacts.curves import complete
 from lljax.artifacts.files import write_atomically
@@ -30,7 +31,6 @@ from lljax.report.sentences import (
     law_steps_sentence,
     rise_sentence,
 )
-from lljax.report.style import stack
 from lljax.report.tables import law_rows, scaling_rows, set_rows
 from lljax.report.words import is_number
 from lljax.safe_text import printable, without_secrets
@@ -65,23 +65,22 @@ def render(workdir: Path | str, pdf: bool = False) -> Path:
         if reason is not None:
             left_out.append({"name": spec.name, "sentence": f"{spec.title}: left out, {reason}"})
             continue
-        figure = figures.draw_figure(spec, results)
-        for kind in ("png", "pdf") if pdf else ("png",):
+        for kind in ("pdf", "png") if pdf else ("png",):
+            # A new one for each kind: saving a figure moves its panels by fractions of a point.
+            figure = figures.draw_figure(spec, results)
             files[f"{spec.name}.{kind}"] = figures.encode_figure(figure, kind)
-        # In proportion to the figure, so that letters have one size in all figures.
-        width = round(90 * figure.get_figwidth())
-        drawn.append(
-            {
-                "name": spec.name,
-                "title": spec.title,
-                "caption": spec.caption(results),
-                "width": width,
-                "image": _base64(files[f"{spec.name}.png"]),
-                # For a phone, panels side by side would be too small to be read.
-                "stacked": _base64(figures.encode_figure(figure, "png")) if stack(figure) else None,
-                "stacked_width": round(90 * figure.get_figwidth()),
-            }
-        )
+        shown = {
+            "name": spec.name,
+            "title": spec.title,
+            "caption": spec.caption(results),
+            "width": _pixels(figure),
+            "image": _base64(files[f"{spec.name}.png"]),
+        }
+        # Panels side by side could not be read on a phone.
+        if figures.stack_figure(figure):
+            stacked = _base64(figures.encode_figure(figure, "png"))
+            shown |= {"stacked": stacked, "stacked_width": _pixels(figure)}
+        drawn.append(shown)
     page = _fill_template(results, drawn, left_out, _data_digest(workdir))
     folder = workdir / FIGURES_FOLDER
     try:
@@ -97,6 +96,11 @@ def render(workdir: Path | str, pdf: bool = False) -> Path:
     except OSError as error:
         raise UserError(f"the report cannot be written to {workdir}: {error}.") from error
     return workdir / REPORT_FILE
+
+
+def _pixels(figure: Figure) -> int:
+    """In proportion to the figure, so that letters have one size in all figures."""
+    return round(90 * figure.get_figwidth())
 
 
 def _base64(content: bytes) -> str:

@@ -76,7 +76,9 @@ def stack(figure: Figure, width: float = 4.2) -> bool:
         axis.tick_params(labelleft=True)
         axis.set_ylabel(axis.get_ylabel() or axes[0].get_ylabel())
     figure.set_size_inches(width, 2.6 * len(axes))
-    figure.get_layout_engine().set(h_pad=0.1)
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    if len(axes) < len(figure.axes):
+        figure.draw_without_rendering()  # the second pass of the layout finds room for colour bars
     return True
 
 
@@ -115,7 +117,9 @@ def path_strokes(figure: Figure, axis: Axes, results: Results) -> list[dict[str,
     ratios = results.arrays["path_compression_ratio"].astype(float)
     finite = ratios[np.isfinite(ratios)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    scale = ScalarMappable(Normalize(low, high if high > low else low + 1e-6), PATH_COLORS)
+    # Of one policy alone, a span of a hundredth: a smaller one has no legible ticks.
+    high = high if high > low else low + max(0.01 * abs(low), 1e-6)
+    scale = ScalarMappable(Normalize(low, high), PATH_COLORS)
     bar = figure.colorbar(scale, ax=axis, label="CR (test)", aspect=28, pad=0.02)
     bar.outline.set_visible(False)
     strokes: list[dict[str, Any]] = [

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
-from lljax.report.sentences import law_steps_sentence
+from lljax.report.sentences import is_success, law_steps_sentence
 from lljax.report.spec import FigureSpec
 from lljax.report.style import BLUE, GREY, count_in_whole, panels, path_strokes, scale_losses
 from lljax.report.words import change, number, percent
@@ -38,6 +38,8 @@ def _draw_similarity(results: Results) -> Figure:
 
 def _similarity_caption(results: Results) -> str:
     """Compares the first and the last policy of the path at equal loss."""
+    if not is_success(results.summary):
+        return "No success: the best policy is the conventional one, so there is but one curve."
     losses = results.arrays["path_desired_losses"][[0, -1]][:, results.arrays["law_steps"]]
     curves = results.arrays["path_similarity_curve"][[0, -1]]
     finite = [np.isfinite(pair).all(axis=0) for pair in zip(losses, curves, strict=True)]
@@ -108,8 +110,8 @@ def _draw_law(results: Results) -> Figure:
 
 def _draw_excluded(results: Results) -> Figure:
     figure, (left, right) = panels(2, 8.4, 3.1)
-    label = r"share of CT $\leq 0$ with $\gamma = 0$"
-    _draw_against_ratio(left, results, "path_zero_weight_share", f"mean {label}")
+    label = "share of CT $\\leq 0$\nwith $\\gamma = 0$"
+    _draw_against_ratio(left, results, "path_zero_weight_share", f"{label}, mean over $t$")
     strokes = path_strokes(figure, right, results)
     for curve, stroke in zip(results.arrays["path_zero_weight_curve"], strokes, strict=True):
         right.plot(results.arrays["law_steps"], curve, **stroke, **_dots(results))

@@ -101,7 +101,7 @@ def _draw_perturbed(results: Results) -> Figure:
     left.axhline(perturbed.mean(), color=ORANGE, linewidth=5, alpha=0.3, label="share of examples")
     for policy, row in zip(POLICIES, (0, -1), strict=True):
         left.plot(results.arrays["perturbed_share"][row], **STROKES[policy])
-    left.set(xlabel="inner step $t$", ylabel="weight share of perturbed examples")
+    left.set(xlabel="inner step $t$", ylabel="weight share of\nperturbed examples")
     left.set_ylim(bottom=0)
     count_in_whole(left.xaxis)
     left.legend()
