@@ -14,6 +14,13 @@ _MIN_POINTS = 10  # three coefficients run through three points exactly, whateve
 _MAX_LOG = 700.0  # exp beyond it leaves float64
 _TIE = 1e-12  # differences in r2 of this size are rounding
 
+_MIN_R2 = 0.9  # of `misfit`, as the next ones; the paper takes 0.995 (Table 1) for a fit
+_MAX_SYSTEMATIC = 0.01  # of the variance of ln(L - L0), beside independent noise
+_MAX_RISE = 0.01  # at the end, of what the curve has fallen
+# An error of beta by a tenth moves ln B by a tenth of its distance from the run's ln t, here by
+# ln 10: B is not even known to a factor of ten. In Table 1 the distance is 12.
+_MAX_DISTANCE = 10 * math.log(10)
+
 
 class ScalingLaw(NamedTuple):
     """L(theta_t) = L0 + (B / t)^beta for t > t0, with the quality of its fit (Eq. 8)."""
@@ -179,6 +186,45 @@ def scaling_law_improvement(
     )
 
 
+def misfit(law: ScalingLaw, losses: ArrayLike) -> str | None:
+    """Why the coefficients of a fit say nothing of its curve [T+1]; None where they do.
+
+    B and beta mean something where the losses fall to the end, follow the line in ln t without a
+    systematic departure and better than an exponential decay (for which r2 can be 0.996), and
+    where B is not extrapolated far beyond the run. L0 and t0 are taken as given.
+
+    >>> import numpy as np
+    >>> from lljax.scaling_law import fit_scaling_law, misfit
+    >>> losses = 0.2 + np.exp(-np.arange(401) / 100)
+    >>> misfit(fit_scaling_law(losses), losses)
+    'an exponential decay fits the losses better'
+
+    The reason is the end of a sentence, without its full stop. Cost: about 160 passes over the
+    curve. ValueError as of `fit_scaling_law`, for the curve.
+    """
+    curve = _check_curve(losses, "losses")
+    fitted = curve[law.t0 + 1 :]
+    if fitted.min() <= law.L0 or not law.beta > 0:
+        return "the losses do not fall towards L0"
+    tenths = [part.mean() for part in np.array_split(fitted, 10)]
+    if tenths[-1] - min(tenths) > _MAX_RISE * (tenths[0] - min(tenths)):
+        return "the losses rise at the end"
+    log_t, log_excess = np.log(np.arange(law.t0 + 1, len(curve))), np.log(fitted - law.L0)
+    residual = log_excess - law.beta * (math.log(law.B) - log_t)
+    # Independent noise lowers r2 and makes no law wrong; neighbouring residuals share none of it.
+    systematic = residual[1:] @ residual[:-1] / (len(fitted) * log_excess.var())
+    if law.r2 < _MIN_R2 or systematic > _MAX_SYSTEMATIC:
+        return f"the losses do not follow the law (r2 = {law.r2:.3f})"
+    if _exponential_misfit(curve, law.t0) < _search_floor([curve], law.t0, None)[0]:
+        return "an exponential decay fits the losses better"
+    if abs(math.log(law.B) - log_t.mean()) > _MAX_DISTANCE:
+        return (
+            f"B = {law.B:.3g} steps is so far from the run's {len(curve) - 1} that the slightest "
+            f"change of the losses moves it by orders of magnitude"
+        )
+    return None
+
+
 def _regress(curve: np.ndarray, t0: int, L0: float) -> tuple[float, float, float]:
     """The line ln(L - L0) = beta ln B - beta ln t: (beta, ln B, 1 - r2)."""
     log_t = np.log(np.arange(t0 + 1, len(curve)))
@@ -231,6 +277,21 @@ def _search_floor(curves: Sequence[np.ndarray], t0: int, L0: float | None) -> tu
     if L0 is not None:
         return _score(curves, t0, float(L0)), float(L0)
     lowest = float(min(curve[t0 + 1 :].min() for curve in curves))
+    return _minimise_over_floor(lambda floor: _score(curves, t0, floor), lowest)
+
+
+def _exponential_misfit(curve: np.ndarray, t0: int) -> float:
+    """1 - r2 of the line ln(L - L0) = a - t / tau, at its best L0."""
+    t, losses = np.arange(t0 + 1, len(curve)), curve[t0 + 1 :]
+
+    def score(floor: float) -> float:
+        return float(1 - np.corrcoef(t, np.log(losses - floor))[0, 1] ** 2)
+
+    return _minimise_over_floor(score, float(losses.min()))[0]
+
+
+def _minimise_over_floor(score_of: Callable[[float], float], lowest: float) -> tuple[float, float]:
+    """The best (score, L0) with 0 <= L0 < `lowest`, the smallest loss."""
 
     # L0 = lowest (1 - e^-depth): where the curve has come close to its floor, the score changes
     # with the order of magnitude of lowest - L0.
@@ -238,7 +299,7 @@ def _search_floor(curves: Sequence[np.ndarray], t0: int, L0: float | None) -> tu
         return -lowest * math.expm1(-depth)
 
     def score(depth: float) -> float:
-        return _score(curves, t0, floor(depth))
+        return score_of(floor(depth))
 
     depths = np.linspace(0, 20, 41)
     scores = [score(depth) for depth in depths]

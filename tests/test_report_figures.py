@@ -1,5 +1,7 @@
 """The figures of a report: how they are found, what their captions count, odd data."""
 
+import dataclasses
+import itertools
 import sys
 
 import numpy as np
@@ -150,6 +152,55 @@ def test_weights_without_spread_are_drawn(lm_workdir, totals):
 def test_one_kind_of_example_has_no_figure_of_its_weight(lm_workdir):
     change_arrays(lm_workdir, lambda arrays: arrays["perturbed"].fill(1))
     assert PERTURBED.reason_left_out(load_results(lm_workdir))
+
+
+def test_the_conventional_and_the_best_policy_are_told_apart_without_colours(workdir):
+    results = load_results(workdir)
+    for name, panel in (
+        ("fig06_similarity_by_loss", 0),
+        ("fig08_excluded_examples", 1),
+        ("fig09_learned_examples", 0),
+    ):
+        axis = figures.draw_figure(SPECS[name], results).axes[panel]
+        lines = [line for line in axis.lines if len(line.get_xdata()) > 2]
+        assert len(lines) == P
+        assert [text.get_text() for text in axis.get_legend().texts] == ["conventional", "best"]
+        assert [line.is_dashed() for line in lines] == [True] + [False] * (P - 1)
+        assert lines[-1].get_linewidth() > 2 * lines[1].get_linewidth()
+
+
+def test_steps_have_whole_ticks(lm_workdir):
+    short = load_results(lm_workdir)
+    metrics = {key: column[:3] for key, column in short.metrics.items()}
+    short = dataclasses.replace(short, metrics=metrics)
+    seen = 0
+    for spec in SPECS.values():
+        if spec.reason_left_out(short):
+            continue
+        for axis in figures.draw_figure(spec, short).axes:
+            if axis.get_xlabel() in ("outer step", "inner step $t$") and axis.get_xscale() != "log":
+                ticks = axis.get_xticks()
+                assert np.array_equal(ticks, np.round(ticks)), (spec.name, ticks)
+                seen += 1
+    assert seen == 2 + 3 + 1 + 1 + 1
+
+
+def test_panels_are_stacked_for_a_phone(lm_workdir):
+    results = load_results(lm_workdir)
+    for spec, panels in (("fig05_loss_curves", 3), ("fig08_excluded_examples", 2)):
+        figure = figures.draw_figure(SPECS[spec], results)
+        assert figures.stack_figure(figure)
+        assert figure.get_figwidth() < 4.5
+        figure.draw_without_rendering()
+        width, height = figure.bbox.size
+        # Colour bars are axes too; nothing is cut at the edge, and no panel covers another.
+        boxes = [axis.get_tightbbox() for axis in figure.axes]
+        assert all(box.x0 > -1 and box.x1 < width + 1 for box in boxes)
+        assert all(box.y0 > -1 and box.y1 < height + 1 for box in boxes)
+        for above, below in itertools.pairwise(boxes[:panels]):
+            assert below.y1 < above.y0 + 1
+        assert all(axis.get_ylabel() for axis in figure.axes)
+    assert not figures.stack_figure(figures.draw_figure(SPECS["fig10_policy_heatmap"], results))
 
 
 def test_the_law_at_some_steps_is_paired_with_the_losses_there(lm_workdir):

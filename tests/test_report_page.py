@@ -80,6 +80,81 @@ def test_html_is_self_contained_and_complete(rendered):
     assert shown[:-1] == sorted(shown[:-1])
 
 
+def test_figures_with_panels_have_a_stacked_picture_for_a_phone(rendered):
+    html = read(rendered)
+    stacked = re.findall(
+        r'<source media="\(max-width: 40rem\)" width="(\d+)" srcset="([^"]*)">', html
+    )
+    assert len(stacked) == 3  # figures 4, 5 and 8
+    for width, url in stacked:
+        assert int(width) < 390
+        assert base64.b64decode(url.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
+    # Five columns of numbers are what a phone has room for.
+    for row in re.findall(r"<tr.*?</tr>", html):
+        assert len(re.findall(r"<t[dh]\b", row)) <= 5
+
+
+def test_what_is_needed_to_run_it_again(workdir, without_drawing):
+    made = {
+        "finished": "2026-03-01 12:00 UTC",
+        "command": "lljax run perceptron --data.path 'https://host.org/a b.txt'",
+        **{f"num_{name}": 7 + index for index, name in enumerate(SETS)},
+        "num_train": 30,
+    }
+    change_summary(workdir, lambda summary: summary.update(made))
+    digest = "0123456789abcdef" * 4
+    (workdir / schema.DATA_FILE).write_text(json.dumps({"sha256": digest}))
+    html = read(render(workdir))
+    assert "30 training examples · 7 desired, 8 validation, 9 test examples · 200 inner" in html
+    cells = dict(re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', html))
+    assert cells["finished"] == "2026-03-01 12:00 UTC"
+    assert cells["command"] == made["command"].replace("'", "&#39;")
+    assert cells["examples"] == "30 training, 7 desired, 8 validation, 9 test"
+    assert cells["data, sha256"] == digest[:16]
+    (workdir / schema.DATA_FILE).write_text("[")
+    assert "data, sha256" not in read(render(workdir))
+
+
+def test_terms_are_defined_where_they_first_stand(rendered):
+    html = re.sub(r"<style>.*?</style>|base64,[^\"]*", "", read(rendered), flags=re.DOTALL)
+    for term, definition in (
+        ("loss AUC", "loss AUC (mean loss over the inner steps)"),
+        ("CR", "CR, the compression ratio: log|V| divided by"),
+        ("AR", "AR, the acceleration ratio: T divided by the first step"),
+        ("CT", "contribution CT of a training example is the product of its gradient"),
+        ("SIM", "SIM is the mean of the contributions divided by their standard deviation"),
+    ):
+        first = re.search(rf"\b{term}\b", html).start()
+        assert html.find(definition) in range(first - 20, first + 1), term
+
+
+def test_secrets_and_control_characters_of_old_workdirs_are_not_shown(workdir, without_drawing):
+    config = forge_perceptron().config
+    config["data"] = {
+        "path": "https://me:secret@host.org/a.txt?token=secret#secret",
+        "evil\x1b[31m<i>": "red\x1b[31m\u202e<i>",
+    }
+    files.write_json(workdir / schema.CONFIG_FILE, config)
+
+    def spoil(summary):
+        url = "https://me:secret@host.org/?secret"
+        summary["facts"] = [f"from {url}\x1b[2J"]
+        summary["command"] = f"lljax run x --data.path {url}\x07"
+        summary["device"] = summary["task"] = "\x1b]0;title\x07\u202e<s>"
+        summary["finished"] = "\x9b31m<u>"
+        summary["versions"] = {"jax\x1b<q>": "1\x1b"}
+
+    summary = change_summary(workdir, spoil)
+    html = read(render(workdir))
+    assert "secret" not in html
+    assert "https://host.org/a.txt?..." in html
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", html)
+    assert not re.search(r"<[isuq]>", html)
+    table = summary_table(summary)
+    assert table.isascii()
+    assert table.replace("\n", "").isprintable()
+
+
 def test_no_pdf_unless_asked_for_and_same_bytes_again(workdir, rendered):
     report = render(workdir)
     assert not list(workdir.rglob("*.pdf"))
@@ -149,8 +224,7 @@ def test_improvements_have_the_signs_of_the_paper(workdir, without_drawing):
     cells = re.findall(r"<tr><th scope=\"row\">(?:B, steps|β)</th>.*<td>(.*)</td></tr>", html)
     assert cells == ["77.8\u00a0%", "1.7\u00a0%"]
     assert "So B improves by 77.8\u00a0% and β improves by 1.7\u00a0%." in html
-    worse = {"L0": 0.05, "B": 270.0, "beta": 0.57, "t0": 20, "r2": 0.9}
-    change_summary(workdir, lambda summary: summary["scaling_law"].update(optimized=worse))
+    forge_perceptron(test_gain=1 / 30, test_beta=0.57).write(workdir)
     assert "B gets worse by 2900\u00a0% and β gets worse by 5" in read(render(workdir))
     change_summary(workdir, lambda summary: summary["scaling_law"]["optimized"].update(t0=3))
     html = read(render(workdir))
@@ -189,7 +263,7 @@ def test_null_and_nan_are_shown_as_such(lm_workdir):
     summary["test"]["optimized"]["auc"] = float("nan")
     (lm_workdir / schema.SUMMARY_FILE).write_text(json.dumps(summary))
     html = read(render(lm_workdir))
-    assert html.count("<td>never reached</td>") == 3
+    assert html.count(">AR never reached</td>") == 3
     assert "<td>-</td>" in html
     assert "No scaling law could be fitted to the optimised test losses" in html
     assert not re.search(r"\b(nan|None)\b", re.sub(r"base64,[^\"]*", "", html))

@@ -20,8 +20,6 @@ def sweep(tmp_path_factory):
         "running": forge_perceptron(),
         "damaged": forge_perceptron(),
     }
-    worse = {"L0": 0.05, "B": 9e6, "beta": 0.57, "t0": 20, "r2": 0.9}
-    runs["worse"].summary["scaling_law"]["optimized"] = worse
     for name, run in runs.items():
         run.write(root / name)
     (root / "running" / "summary.json").unlink()
@@ -41,6 +39,9 @@ def test_summary_table_fits_a_terminal():
     for name in SETS:
         assert name in table
     assert "perturbed" not in table
+    assert "acceleration AR: T / the first inner step at the conventional final loss" in table
+    assert "mean / deviation of the contributions" in table
+    assert "overstates" not in table
 
 
 def test_summary_table_of_perturbed_examples():
@@ -93,10 +94,16 @@ def test_text_table_fits_a_terminal(sweep):
     assert lines[3].startswith("T200-N400-a-na..   200    400  5000")
     assert lines[3].endswith(" 4.8")
     assert "never" in lines[4]
-    assert "-1e+08" in lines[4]
+    assert lines[4].split()[-5:-3] == ["-100.0", "1.7"]
     assert lines[5].split() == ["running", "200", "-", "unfinished"]
     assert "damaged: " in table
     assert "running: " not in table, "an unfinished run is no error"
+
+
+def test_a_gain_of_many_orders_of_magnitude_fits_its_column(sweep):
+    (line,) = text_table([sweep[0] | {"improvement_B": -1e6}]).splitlines()[2:]
+    assert "-1e+08" in line
+    assert len(line) == len(text_table(sweep[:1]).splitlines()[2])
 
 
 def test_a_table_without_rows():

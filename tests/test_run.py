@@ -2,11 +2,15 @@
 
 import itertools
 import json
+import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from command_line import ACTIVE, RUN, assert_refused, call, read_metrics, run_without_report
+
+from lljax.engine.summary import made_by
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -66,6 +70,9 @@ def test_the_summary_is_true(finished):
                 there = summary[name][label]
                 assert there["auc"] == pytest.approx(float(auc), rel=1e-5)
                 assert there["final_loss"] == pytest.approx(float(curves[label][-1]), rel=1e-5)
+                assert there["best_loss"] == pytest.approx(float(curves[label].min()), rel=1e-5)
+                best = float(curves[label][there["best_loss_step"]])
+                assert there["best_loss"] == pytest.approx(best, rel=1e-5)
                 assert there["compression_ratio"] == pytest.approx(np.log(2) / float(auc), rel=1e-5)
             expected = float(lljax.acceleration_ratio(*curves.values()))
             ratio = summary[name]["acceleration_ratio"]
@@ -74,6 +81,22 @@ def test_the_summary_is_true(finished):
     assert summary["best_outer_step"] == int(np.argmin(validation))
     assert set(summary["seconds"]) == {"compile", "optimize", "evaluate", "total"}
     assert summary["learning_law"]["optimized"]["optimality_gap"] >= 0
+    counts = {name: summary[f"num_{name}"] for name in ("train", "desired", "validation", "test")}
+    assert counts == {"train": 64, "desired": 32, "validation": 128, "test": 128}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", summary["finished"])
+    assert "command" not in summary, "this process is not lljax's"
+    html = (workdir / "report.html").read_text(encoding="utf-8")
+    digest = json.loads((workdir / "data.json").read_text())["sha256"]
+    assert summary["finished"] in html
+    assert f"<td>{digest[:16]}</td>" in html
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/lljax", "/src/lljax/__main__.py"])
+def test_a_run_tells_its_command_without_secrets(program, monkeypatch):
+    path = "https://me:word@host.org/a.txt?token=1"
+    monkeypatch.setattr(sys, "argv", [program, "run", "x.py", "--data.path", path, "\x1b[2J"])
+    expected = "lljax run x.py --data.path 'https://host.org/a.txt?...' '\ufffd[2J'"
+    assert made_by()["command"] == expected
 
 
 def test_progress_without_a_terminal(finished):

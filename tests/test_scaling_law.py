@@ -1,6 +1,7 @@
 """The scaling-law fit: known laws are found again, and what cannot be fitted is refused."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from lljax.scaling_law import (
     ScalingLaw,
     fit_scaling_law,
     fit_scaling_laws,
+    misfit,
     scaling_law_improvement,
 )
 
@@ -209,3 +211,69 @@ def test_a_bad_curve_among_several_is_named():
         fit_scaling_laws([FALLING, FALLING[::-1]])
     with pytest.raises(ValueError, match="at least one loss curve"):
         fit_scaling_laws([])
+
+
+STEPS = np.arange(401)
+NOISE = np.random.default_rng(5).normal(size=401)
+SHORT = ScalingLaw(L0=0.2, B=30.0, beta=0.6, t0=0, r2=1.0)
+
+
+def perceptron_loss(num_steps):
+    """Gradient descent on a logistic loss, which falls by a power law, and over-fitting."""
+    margins, weight, losses = np.linspace(0.2, 2, 20), 0.0, []
+    for _ in range(num_steps + 1):
+        losses.append(0.06 + np.log1p(np.exp(-weight * margins)).mean())
+        weight += 0.3 * (margins / (1 + np.exp(weight * margins))).mean()
+    return np.array(losses) + 3e-4 * np.arange(num_steps + 1)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 0.01])
+@pytest.mark.parametrize(
+    "laws", [(CONVENTIONAL, OPTIMIZED), (SHORT, SHORT._replace(B=10.0, beta=0.7))]
+)
+def test_a_power_law_is_a_fit_with_small_noise_too(laws, noise):
+    laws = [law._replace(t0=law.t0 // 5) for law in laws]
+    curves = [make_curve(law, 1000, noise, seed) for seed, law in enumerate(laws)]
+    for law, curve in zip(fit_scaling_laws(curves), curves, strict=True):
+        assert misfit(law, curve) is None
+
+
+@pytest.mark.parametrize(
+    ("curve", "reason"),
+    [
+        (0.4 + np.exp(-STEPS / 400), "do not follow the law"),
+        (0.4 + np.exp(-STEPS / 120), "exponential decay"),
+        (2 + np.exp(-STEPS / 130), "exponential decay"),  # r2 = 0.996
+        (0.4 + np.exp(-STEPS / 80) + 1e-3 * NOISE, "exponential decay"),
+        (0.4 + np.exp(-STEPS / 30), "do not follow the law"),
+        (0.69 + 1e-3 * NOISE, "rise at the end|do not follow"),  # flat
+        (0.69 - 1e-6 * STEPS, "do not follow the law"),
+        (1 - STEPS / 500, "do not follow the law"),
+        (0.5 + 0.2 * np.cos(STEPS) + 0.5 * np.exp(-STEPS / 100), "rise at the end|not follow"),
+        (make_curve(SHORT, 400) * (1 + np.maximum(0, STEPS - 250) / 300), "rise at the end"),
+        (8 - 0.3 * np.log(STEPS + 1), r"B = [\d.]+e\+\d+ steps is so far from the run's 400"),
+        (perceptron_loss(400), "rise at the end"),
+    ],
+)
+def test_a_curve_that_follows_no_power_law_is_no_fit(curve, reason):
+    law = fit_scaling_law(curve)
+    assert re.search(reason, misfit(law, curve) or "it is a fit"), law
+
+
+def test_the_order_of_magnitude_of_a_remote_coefficient_is_not_known():
+    """What the limit on the distance stands for."""
+    curve = 8 - 0.3 * np.log(STEPS + 1)
+    coefficients = [fit_scaling_law(curve, t0=40, L0=floor) for floor in (0.0, 0.5, 1.0)]
+    assert all(law.r2 > 0.999 for law in coefficients)
+    assert coefficients[0].B > 1000 * coefficients[2].B
+
+
+def test_a_law_of_another_curve_is_no_fit():
+    curve = make_curve(SHORT, 400)
+    assert misfit(SHORT, curve) is None
+    assert "do not follow" in misfit(SHORT._replace(beta=1.2), curve)
+    assert "do not follow" in misfit(SHORT._replace(r2=0.5), curve)
+    assert "do not fall" in misfit(SHORT._replace(L0=0.9), curve)
+    assert "do not fall" in misfit(SHORT._replace(beta=-0.6), curve)
+    with pytest.raises(ValueError, match="`losses` is not finite at t = 400"):
+        misfit(SHORT, np.append(curve[:-1], np.nan))

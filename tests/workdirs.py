@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lljax.artifacts import files, schema
+from lljax.artifacts import curves, files, schema
 from lljax.artifacts.schema import POLICIES, SETS
 
 T, P, H, M, G = 200, 5, 20, 64, 21
 N, PERTURBED = 400, 0.25
 LAW_STEPS = np.unique(np.geomspace(1, T, 30).astype(int)) - 1
 OUTER_STEPS, BEST = 12, 8
+L0, B, BETA, T0 = 0.05, 9.0, 0.6, 20  # the conventional scaling law
 HOSTILE = "<script>alert(1)</script> \x00\x1b[31m \ud800 a\n\nb " + "word " * 200 + "THE END"
 STORY = "Once upon a time there was a small dog who liked to look for bones in the garden. "
 
@@ -42,13 +43,13 @@ class Forged:
         return folder
 
 
-def forge_perceptron(test_gain=5.0):
+def forge_perceptron(test_gain=4.5, test_beta=0.61):
     """A plausible perceptron run; `test_gain` below 1 makes the policy worse on the test set."""
     gains = {"desired": 20.0, "validation": test_gain, "test": test_gain}
     arrays = {}
     for name, gain in gains.items():
         arrays[f"conventional_{name}_losses"] = _curve(1.0)
-        arrays[f"optimized_{name}_losses"] = _curve(gain)
+        arrays[f"optimized_{name}_losses"] = _curve(gain, BETA if name == "desired" else test_beta)
     rng, path = np.random.default_rng(0), np.linspace(0, 1, P)
     noise = 0.01 * rng.standard_normal((P, T))
     arrays |= {
@@ -65,12 +66,17 @@ def forge_perceptron(test_gain=5.0):
         "heatmap_weights": rng.exponential(2, (H, M)) * (rng.random((H, M)) > 0.5),
     }
     arrays = {key: np.asarray(value, np.float32) for key, value in arrays.items()}
-    return Forged(_config(), list(map(_metrics, range(OUTER_STEPS + 1))), _summary(arrays), arrays)
+    summary = _summary(arrays)
+    summary["scaling_law"] = {
+        "conventional": {"L0": L0, "B": B, "beta": BETA, "t0": T0, "r2": 0.998},
+        "optimized": {"L0": L0, "B": B / test_gain, "beta": test_beta, "t0": T0, "r2": 0.999},
+    }
+    return Forged(_config(), list(map(_metrics, range(OUTER_STEPS + 1))), summary, arrays)
 
 
-def forge_language_model(test_gain=5.0):
+def forge_language_model():
     """The same as a run of a language model on texts of which some are perturbed."""
-    forged = forge_perceptron(test_gain)
+    forged = forge_perceptron()
     rng, arrays = np.random.default_rng(1), forged.arrays
     count = int(PERTURBED * N)
     totals = np.exp(rng.normal(0, 0.6, N))
@@ -80,7 +86,10 @@ def forge_language_model(test_gain=5.0):
     share = PERTURBED * (1 - np.linspace(0, 0.9, P)[:, None] * np.linspace(1, 0.8, T))
     for key in arrays:
         if key.endswith("_losses"):
-            arrays[key] = (2.3 + 9.4 * (arrays[key] - 0.05)).astype(np.float32)
+            arrays[key] = (2.3 + 9.4 * (arrays[key] - L0)).astype(np.float32)
+    for fit in forged.summary["scaling_law"].values():
+        fit |= {"L0": 2.3, "B": fit["B"] * 9.4 ** (1 / fit["beta"])}
+    forged.summary |= _sets(arrays)
     for key in ("path_similarity_curve", "path_zero_weight_curve"):
         arrays[key] = arrays[key][:, LAW_STEPS]
     arrays["path_learned_counts"] *= 0
@@ -147,8 +156,13 @@ def png(rows):
     return base64.b64encode(b"\x89PNG\r\n\x1a\n" + parts).decode()
 
 
-def _curve(gain):
-    return (0.05 + 0.6 * (1 + gain * np.arange(T + 1) / 20) ** -0.6).astype(np.float32)
+def _curve(gain, beta=BETA):
+    """On the scaling law with B / gain after T0, on a line that leads there before."""
+    t = np.arange(T + 1)
+    losses = L0 + (B / gain / np.maximum(t, 1)) ** beta
+    start = max(0.65, 1.5 * losses[T0 + 1])
+    losses[: T0 + 1] = np.interp(t[: T0 + 1], (0, T0 + 1), (start, losses[T0 + 1]))
+    return losses.astype(np.float32)
 
 
 def _config():
@@ -202,24 +216,25 @@ def _summary(arrays):
         "best_outer_step": BEST,
         "seconds": {"compile": 3.0, "optimize": 41.0, "evaluate": 2.0, "total": 46.0},
         "learning_law": law,
-        "scaling_law": {
-            "conventional": {"L0": 0.05, "B": 9.0, "beta": 0.6, "t0": 20, "r2": 0.998},
-            "optimized": {"L0": 0.05, "B": 2.0, "beta": 0.61, "t0": 20, "r2": 0.999},
-            "improvement": {"B": 0.78, "beta": 0.017},
-        },
-        **{name: _scores(*(arrays[f"{p}_{name}_losses"] for p in POLICIES)) for name in SETS},
+        **_sets(arrays),
     }
+
+
+def _sets(arrays):
+    return {name: _scores(*(arrays[f"{p}_{name}_losses"] for p in POLICIES)) for name in SETS}
 
 
 def _scores(conventional, optimized):
     reached = np.flatnonzero(optimized[1:] <= conventional[-1])
     ratio = float(T / (reached[0] + 1)) if reached.size else None
-    scores = {"acceleration_ratio": ratio}
+    own_end = curves.own_end(conventional)
+    scores = {"acceleration_ratio": ratio, "conventional_reaches_at": own_end}
     for policy, losses in (("conventional", conventional), ("optimized", optimized)):
         auc = float(losses[1:].mean())
         scores[policy] = {
             "auc": auc,
             "final_loss": float(losses[-1]),
             "compression_ratio": float(np.log(2) / auc),
+            **curves.best(losses),
         }
     return scores

@@ -99,6 +99,8 @@ _SCORES = (
     Field("auc", NUMBER, "loss AUC: mean loss after inner steps 1 to T, nats per step"),
     Field("final_loss", NUMBER, "loss after T steps, nats"),
     Field("compression_ratio", NUMBER, "CR = log|V| / AUC"),
+    optional("best_loss", NUMBER, "the smallest loss along the run, nats"),
+    optional("best_loss_step", NUMBER, "the inner step at which it is met"),
 )
 _LAW = (
     Field("similarity", NUMBER, "SIM, mean over t"),
@@ -130,7 +132,10 @@ SUMMARY = (
     Field("inner_steps", COUNT, "T"),
     Field("outer_steps", WHOLE, "outer steps that were made"),
     Field("best_outer_step", WHOLE, "whose policy is the best; 0 is the conventional policy"),
+    optional("finished", TEXT, "when the run ended, in UTC"),
+    optional("command", TEXT, "the command line that made it"),
     optional("num_train", WHOLE, "N, training examples"),
+    *(optional(f"num_{of}", WHOLE, f"examples of the {of} set") for of in SETS),
     optional("facts", TEXTS, "what the task says of itself, for the line under the title"),
     optional("vocab_size", NUMBER, "|V|; 2 for a binary label"),
     optional("zero_weight_threshold", NUMBER, "a weight up to it counts as zero; uniform: 1"),
@@ -144,13 +149,21 @@ SUMMARY = (
         Field(f"{of}.acceleration_ratio", NUMBER, "AR; null: never as low as conventional")
         for of in SETS
     ),
+    *(
+        optional(
+            f"{of}.conventional_reaches_at",
+            NUMBER,
+            "the first step at which the conventional loss is at its own final value",
+        )
+        for of in SETS
+    ),
     *(field for policy in POLICIES for field in fields_below(f"learning_law.{policy}", _LAW)),
     *(
         Field(f"scaling_law.{policy}", OBJECT, "L(t) = L0 + (B/t)^beta, t > t0; null: no fit")
         for policy in POLICIES
     ),
     *(field for policy in POLICIES for field in fields_below(f"scaling_law.{policy}", _FIT)),
-    optional("scaling_law.improvement", OBJECT, "of B and beta, as in the paper's Table 2"),
+    optional("scaling_law.improvement", OBJECT, "of B and beta (Table 2); null: no fit of both"),
     optional("perturbed", OBJECT, "only if some training examples are perturbed"),
     Field("perturbed.examples", NUMBER, "their share of the training set"),
     *(

@@ -122,6 +122,7 @@ def _write_results(
         "total": optimize + evaluation,
     }
     facts = {
+        **summary.made_by(),
         "task": experiment.task.name,
         "seed": config.seed,
         "device": device_name(),

@@ -2,15 +2,23 @@
 
 import base64
 import io
+import shlex
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 import lljax
+from lljax.artifacts import curves as curve_facts
 from lljax.artifacts.schema import POLICIES, SETS
+from lljax.checks import num_examples
 from lljax.engine.analysis import LEARNED_EDGES, Analysis, law_steps
 from lljax.engine.metrics import number
+from lljax.safe_text import printable, without_secrets
+from lljax.scaling_law import misfit
 from lljax.tasks.problem import Problem, check_shown
 
 HEATMAP_STEPS = 200
@@ -144,12 +152,16 @@ def summarise(
                 "auc": number(losses[1:].mean()),
                 "final_loss": number(losses[-1]),
                 "compression_ratio": number(lljax.compression_ratio(losses, problem.num_symbols)),
+                **curve_facts.best(np.asarray(losses)),
             }
         sets[name]["acceleration_ratio"] = number(lljax.acceleration_ratio(*curves.values()))
+        own_end = curve_facts.own_end(np.asarray(curves["conventional"]))
+        sets[name]["conventional_reaches_at"] = own_end
     law = {policy: learning_law(analyses[policy], gaps[policy]) for policy in POLICIES}
     summary = {**sets, "learning_law": law, "scaling_law": _scaling_law(analyses)}
     summary["vocab_size"] = problem.num_symbols
     summary["num_train"] = problem.num_train
+    summary |= {f"num_{name}": num_examples(getattr(problem, name), name) for name in SETS}
     summary["facts"] = list(problem.facts)
     if problem.perturbed is not None:
         shares = {p: number(analyses[p]["perturbed_share"].mean()) for p in POLICIES}
@@ -166,9 +178,21 @@ def _scaling_law(analyses: dict[str, Analysis]) -> dict[str, Any]:
     except ValueError:
         # A test curve that rises follows no power law; the report says so.
         return dict.fromkeys((*POLICIES, "improvement"))
-    improvement = lljax.scaling_law_improvement(*laws)
-    fits = {policy: law._asdict() for policy, law in zip(POLICIES, laws, strict=True)}
-    return fits | {"improvement": improvement._asdict()}
+    fits: dict[str, Any] = {p: law._asdict() for p, law in zip(POLICIES, laws, strict=True)}
+    if any(misfit(law, analyses[p]["test"]) for p, law in zip(POLICIES, laws, strict=True)):
+        return fits | {"improvement": None}
+    return fits | {"improvement": lljax.scaling_law_improvement(*laws)._asdict()}
+
+
+def made_by() -> dict[str, str]:
+    """When and by which command a run was made, for summary.json."""
+    made = {"finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    program = Path(*sys.argv[:1])
+    # In another program that calls lljax, the arguments are not lljax's.
+    if program.stem == "lljax" or program.parts[-2:] == ("lljax", "__main__.py"):
+        arguments = (without_secrets(printable(argument)) for argument in sys.argv[1:])
+        made["command"] = shlex.join(["lljax", *arguments])
+    return made
 
 
 def _mean(values: Any) -> np.ndarray:

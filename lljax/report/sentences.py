@@ -8,8 +8,16 @@ from typing import Any
 
 from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES
-from lljax.report.words import acceleration, change, is_number, number, percent
-from lljax.scaling_law import ScalingLaw, ScalingLawImprovement, scaling_law_improvement
+from lljax.report.words import POLICY_NAMES, acceleration, change, is_number, number, percent
+from lljax.scaling_law import (
+    ScalingLaw,
+    ScalingLawImprovement,
+    misfit,
+    scaling_law_improvement,
+)
+
+ROUNDING = 1.001  # a loss that is larger by this factor is larger by more than rounding
+ONE = 1.005  # the smallest acceleration that is not shown as 1.00
 
 
 def is_fit(fit: Mapping[str, Any] | None) -> bool:
@@ -17,53 +25,136 @@ def is_fit(fit: Mapping[str, Any] | None) -> bool:
     return all(is_number((fit or {}).get(key)) for key in ScalingLaw._fields)
 
 
-def improvement(summary: Mapping[str, Any]) -> ScalingLawImprovement | None:
-    """By which share B and beta improve (Table 2); None if the two fits cannot be compared."""
-    fits = [summary["scaling_law"][policy] for policy in POLICIES]
+def improvement(results: Results) -> tuple[ScalingLawImprovement | None, str]:
+    """By which share B and beta improve (Table 2), and a sentence where that is withheld.
+
+    (None, "") if there are no two fits with one L0 and t0, so that nothing can be compared.
+    """
+    fits = [results.summary["scaling_law"][policy] for policy in POLICIES]
     if not all(map(is_fit, fits)):
-        return None
+        return None, ""
+    laws = [ScalingLaw(*(fit[key] for key in ScalingLaw._fields)) for fit in fits]
     try:
-        return scaling_law_improvement(
-            *(ScalingLaw(*(fit[key] for key in ScalingLaw._fields)) for fit in fits)
-        )
+        better = scaling_law_improvement(*laws)
     except ValueError:  # the fits differ in L0 or t0
-        return None
+        return None, ""
+    reasons: dict[str, list[str]] = {}
+    for policy, law in zip(POLICIES, laws, strict=True):
+        reason = _misfit(law, results.arrays.get(f"{policy}_test_losses"))
+        if reason is not None:
+            reasons.setdefault(reason, []).append(POLICY_NAMES[policy])
+    if not reasons:
+        return better, ""
+    parts = (f"{reason} ({' and '.join(names)} policy)" for reason, names in reasons.items())
+    return None, f"No improvement is given: {'; '.join(parts)}."
+
+
+def _misfit(law: ScalingLaw, losses: Any) -> str | None:
+    if losses is None:
+        return "the run did not record the test losses"
+    try:
+        return misfit(law, losses)
+    except ValueError:
+        return "not all test losses are positive numbers"
+
+
+def is_success(summary: Mapping[str, Any]) -> bool:
+    """Whether the best policy is another than the conventional one."""
+    return summary["best_outer_step"] != 0
+
+
+def acceleration_of(summary: Mapping[str, Any], name: str) -> float | None:
+    """AR on one of the sets; 1 where both policies are one, whatever an earlier lljax wrote."""
+    if not is_success(summary) and is_number(summary[name]["conventional"]["final_loss"]):
+        return 1.0
+    return summary[name]["acceleration_ratio"]
 
 
 def steps_to_match(summary: Mapping[str, Any], name: str) -> int | None:
     """The inner step at which the optimised loss reaches the conventional final one (Eq. 9)."""
-    ratio = summary[name]["acceleration_ratio"]
+    ratio = acceleration_of(summary, name)
     return round(summary["inner_steps"] / ratio) if is_number(ratio) and ratio > 0 else None
+
+
+def early_end(summary: Mapping[str, Any], name: str) -> int | None:
+    """The step at which the conventional loss is at its final value, if that is before the end.
+
+    What AR counts as time saved is then not the policy's merit alone.
+    """
+    step = summary[name].get("conventional_reaches_at")
+    return step if step is not None and summary["inner_steps"] >= ONE * step else None
+
+
+def early_end_sentence(summary: Mapping[str, Any], name: str) -> str:
+    """Says that, and what is left of AR; empty where the conventional loss falls to the end."""
+    step, reached = early_end(summary, name), steps_to_match(summary, name)
+    if step is None:
+        return ""
+    text = (
+        f"The conventional {name} loss itself is at its final value already after step {step} of "
+        f"{summary['inner_steps']}"
+    )
+    if not is_success(summary) or reached is None:
+        return f"{text}."
+    return f"{text}: AR overstates. Counted from that step it is {acceleration(step / reached)}."
+
+
+def rise(summary: Mapping[str, Any], name: str, policy: str) -> tuple[float, int, float] | None:
+    """The smallest loss, its step and the final loss, if that is larger by more than rounding."""
+    scores = summary[name][policy]
+    best, step, final = (scores.get(k) for k in ("best_loss", "best_loss_step", "final_loss"))
+    if not (is_number(best) and is_number(step) and is_number(final)):
+        return None
+    return (best, int(step), final) if final > ROUNDING * best else None
+
+
+def rise_sentence(summary: Mapping[str, Any], name: str, policy: str) -> str:
+    """Says that a loss rises at the end; empty where it does not."""
+    rising = rise(summary, name, policy)
+    if rising is None or (policy == "optimized" and not is_success(summary)):
+        return ""
+    best, step, final = rising
+    where = "its start" if step == 0 else f"its smallest value, at step {step}"
+    return (
+        f"The {POLICY_NAMES[policy]} {name} loss rises from {number(best)}, {where}, to "
+        f"{number(final)} at the end."
+    )
 
 
 def match_sentence(summary: Mapping[str, Any], name: str) -> str:
     """How fast the optimised policy reaches the conventional final loss on one of the sets."""
     final = number(summary[name]["conventional"]["final_loss"])
-    reached, ratio = steps_to_match(summary, name), summary[name]["acceleration_ratio"]
-    if reached is None:
-        return (
+    reached, ratio = steps_to_match(summary, name), acceleration_of(summary, name)
+    if reached is None or ratio is None:
+        text = (
             f"On the {name} set the optimised policy never reaches the conventional final loss "
             f"of {final}: it ends at {number(summary[name]['optimized']['final_loss'])}."
         )
-    verdict = f"{acceleration(ratio)} as fast" if ratio >= 1.005 else "no faster"
-    return (
-        f"On the {name} set the optimised policy reaches the conventional final loss of {final} "
-        f"after {reached} of {summary['inner_steps']} steps: {verdict}."
-    )
+    elif not is_success(summary):
+        text = f"On the {name} set both policies end at {final}: they are the same."
+    else:
+        verdict = f"{acceleration(ratio)} as fast" if ratio >= ONE else "no faster"
+        text = (
+            f"On the {name} set the optimised policy reaches the conventional final loss of "
+            f"{final} after {reached} of {summary['inner_steps']} steps: {verdict}."
+        )
+    return f"{text} {early_end_sentence(summary, name)}".rstrip()
 
 
 def headline(results: Results) -> str:
     """The result of the run in one paragraph."""
     summary = results.summary
     best, made = summary["best_outer_step"], summary["outer_steps"]
-    if best == 0:
+    if not is_success(summary):
         return (
-            f"No success: in {made} outer steps no policy had a smaller loss AUC on the validation "
-            "set than the conventional one, so the best policy is the conventional policy."
-        )
+            f"No success: in {made} outer steps no policy had a smaller loss AUC (mean loss over "
+            f"the inner steps) on the validation set than the conventional one, so the best policy "
+            f"is the conventional policy and every acceleration is 1.00. "
+            f"{rise_sentence(summary, 'test', 'conventional')}"
+        ).rstrip()
     sentences = [
-        f"The best policy is that of outer step {best} of {made}: it has the smallest loss AUC on "
-        f"the validation set.",
+        f"The best policy is that of outer step {best} of {made}: it has the smallest loss AUC "
+        f"(mean loss over the inner steps) on the validation set.",
         *_test_sentences(summary),
     ]
     if summary.get("perturbed"):
@@ -91,7 +182,7 @@ def _test_sentences(summary: Mapping[str, Any]) -> list[str]:
     ]
     if all(map(is_number, aucs)) and aucs[1] >= aucs[0]:
         sentences.append("So optimising the policy does not help on unseen examples.")
-    on_desired, on_test = (summary[name]["acceleration_ratio"] for name in ("desired", "test"))
+    on_desired, on_test = (acceleration_of(summary, name) for name in ("desired", "test"))
     if is_number(on_desired) and (not is_number(on_test) or on_desired > 1.5 * on_test):
         sentences.append(
             f"On the desired set, which the optimisation used, the acceleration is "
@@ -102,7 +193,7 @@ def _test_sentences(summary: Mapping[str, Any]) -> list[str]:
             f"The final test loss is worse than the conventional one ({number(finals[1])} "
             f"against {number(finals[0])})."
         )
-    return sentences
+    return [*sentences, *filter(None, (rise_sentence(summary, "test", p) for p in POLICIES))]
 
 
 def perturbed_sentence(perturbed: Mapping[str, Any]) -> str:

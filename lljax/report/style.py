@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lljax.artifacts.results import Results
 from lljax.report.words import POLICY_NAMES
@@ -63,6 +63,30 @@ def panels(count: int, width: float, height: float = 2.9, **options) -> tuple[Fi
     return figure, list(axes[0])
 
 
+def stack(figure: Figure, width: float = 4.2) -> bool:
+    """Puts the panels of a figure below each other; False if it has but one. `width`: inches."""
+    # A colour bar has no place in the grid: it follows its panel.
+    axes = [axis for axis in figure.axes if axis.get_subplotspec() is not None]
+    if len(axes) < 2:
+        return False
+    grid = figure.add_gridspec(len(axes), 1)
+    for row, axis in enumerate(axes):
+        axis.set_subplotspec(grid[row, 0])
+        # A panel may have left these to its neighbour.
+        axis.tick_params(labelleft=True)
+        axis.set_ylabel(axis.get_ylabel() or axes[0].get_ylabel())
+    figure.set_size_inches(width, 2.6 * len(axes))
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    if len(axes) < len(figure.axes):
+        figure.draw_without_rendering()  # the second pass of the layout finds room for colour bars
+    return True
+
+
+def count_in_whole(axis: Axis) -> None:
+    """Ticks of steps: there is no half a step."""
+    axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
+
+
 def scale_losses(axes: Axes, which: str, losses: Any) -> None:
     """Makes the axis `which`, "x" or "y", logarithmic if the losses span a wide range."""
     values = np.concatenate([np.ravel(loss) for loss in losses])
@@ -84,12 +108,25 @@ def label_plainly(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def color_by_ratio(figure: Figure, axis: Axes, results: Results) -> list[Any]:
-    """Adds a colour bar of the compression ratio; returns the colour of each policy of the path."""
+def path_strokes(figure: Figure, axis: Axes, results: Results) -> list[dict[str, Any]]:
+    """How the line of each policy of the path is drawn; adds a colour bar for its colour.
+
+    The colour is the compression ratio. The conventional policy, which is the first, is dashed and
+    the best one, the last, is thick, and both are named for a legend.
+    """
     ratios = results.arrays["path_compression_ratio"].astype(float)
     finite = ratios[np.isfinite(ratios)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    scale = ScalarMappable(Normalize(low, high if high > low else low + 1e-6), PATH_COLORS)
+    # Of one policy alone, a span of a hundredth: a smaller one has no legible ticks.
+    high = high if high > low else low + max(0.01 * abs(low), 1e-6)
+    scale = ScalarMappable(Normalize(low, high), PATH_COLORS)
     bar = figure.colorbar(scale, ax=axis, label="CR (test)", aspect=28, pad=0.02)
     bar.outline.set_visible(False)
-    return [scale.to_rgba(np.nan_to_num(ratio, nan=low)) for ratio in ratios]
+    strokes: list[dict[str, Any]] = [
+        {"color": scale.to_rgba(np.nan_to_num(ratio, nan=low)), "linewidth": 1.0}
+        for ratio in ratios
+    ]
+    strokes[-1] |= {"linewidth": 2.4, "label": "best"}
+    name = "conventional" if len(strokes) > 1 else "conventional, also best"
+    strokes[0] |= {"linewidth": 1.8, "linestyle": DASHED, "label": name}
+    return strokes

@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES, SETS
-from lljax.report.sentences import improvement
+from lljax.report.sentences import acceleration_of, early_end, improvement, is_success, rise
 from lljax.report.words import POLICY_NAMES, acceleration, number, percent
+from lljax.safe_text import printable
 
+SCORES = ("auc", "final_loss", "best_loss", "compression_ratio")
 _LAW_ROWS = (
-    ("similarity", "Similarity of contributions, SIM (mean over t)"),
-    ("optimality_gap", "Optimality gap, nats (mean over t; 0 at a stationary policy)"),
+    ("similarity", "Similarity of contributions, SIM"),
+    ("optimality_gap", "Optimality gap, nats"),
     ("zero_weight_share_of_noncontributive", "Share of examples with CT ≤ 0 that get no weight"),
 )
 _SCALING_ROWS = (
@@ -18,6 +21,11 @@ _SCALING_ROWS = (
     ("B", "B, steps"),
     ("beta", "β"),
     ("r2", "r²"),
+)
+
+_LAW_LINES = (
+    ("similarity", "similarity SIM", "mean / deviation of the contributions"),
+    ("optimality_gap", "optimality gap", "nats, 0 at a stationary policy"),
 )
 
 Row = tuple[str, list[str]]
@@ -29,8 +37,9 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     Args:
       summary: summary.json.
     """
+    task = in_ascii(summary["task"])
     lines = [
-        f"{summary['task']}, seed {summary['seed']}: T = {summary['inner_steps']} inner steps, "
+        f"{task}, seed {summary['seed']}: T = {summary['inner_steps']} inner steps, "
         f"best outer step {summary['best_outer_step']} of {summary['outer_steps']}",
         "",
         f"{'':<12}{'loss AUC, nats per step':^26}{'final loss, nats':^26}{'':>14}",
@@ -41,12 +50,17 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         lines.append(
             f"{name:<12}"
             + "".join(f"{number(cell):>12} " for cell in cells)
-            + f"{acceleration(summary[name]['acceleration_ratio'], times='x'):>14}"
+            + f"{acceleration(acceleration_of(summary, name), times='x'):>14}"
         )
-    lines.append("")
-    for key, label in (("similarity", "similarity SIM"), ("optimality_gap", "optimality gap")):
+    lines += [
+        "AUC: mean loss over inner steps 1 to T",
+        "acceleration AR: T / the first inner step at the conventional final loss",
+        *_warnings(summary),
+        "",
+    ]
+    for key, label, meaning in _LAW_LINES:
         before, after = (number(summary["learning_law"][policy][key]) for policy in POLICIES)
-        lines.append(f"{label:<16}{before} -> {after}")
+        lines.append(f"{label:<16}{f'{before} -> {after}':<26}{meaning}")
     if summary.get("perturbed"):
         shares = (summary["perturbed"]["weight_share"][policy] for policy in POLICIES)
         before, after = (percent(share).replace("\u00a0", " ") for share in shares)
@@ -54,18 +68,45 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def set_rows(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The scores on every set, a row for each policy."""
+def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What the numbers above do not say: ASCII lines of at most 80 columns."""
+    if not is_success(summary):
+        yield "No success: no outer step has a smaller validation loss AUC than conventional"
     for name in SETS:
-        for policy in POLICIES:
-            values = summary[name][policy]
-            ratio = summary[name]["acceleration_ratio"]
-            yield {
-                "set": name if policy == "conventional" else None,
-                "policy": POLICY_NAMES[policy],
-                "cells": [number(values[k]) for k in ("auc", "final_loss", "compression_ratio")]
-                + ["" if policy == "conventional" else acceleration(ratio)],
-            }
+        step = early_end(summary, name)
+        if step is not None:
+            verdict = "AR overstates" if is_success(summary) else "Note"
+            yield f"{verdict}: conventional {name} loss is as low as its end at step {step}"
+    for policy in POLICIES if is_success(summary) else POLICIES[:1]:
+        rising = rise(summary, "test", policy)
+        if rising is not None:
+            best, step, final = rising
+            yield (
+                f"{POLICY_NAMES[policy].capitalize()} test loss rises: {number(best)} at step "
+                f"{step}, {number(final)} at the end"
+            )
+
+
+def in_ascii(text: str) -> str:
+    """A text of a file for a terminal: no character that moves the cursor, or is not ASCII."""
+    return printable(text).encode("ascii", "replace").decode()
+
+
+def set_rows(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The scores on every set: its acceleration, and the cells of each policy."""
+    for name in SETS:
+        yield {
+            "set": name,
+            "acceleration": acceleration(acceleration_of(summary, name)),
+            "overstated": is_success(summary) and early_end(summary, name) is not None,
+            "policies": [
+                (
+                    POLICY_NAMES[policy],
+                    [number(summary[name][policy].get(key)) for key in SCORES],
+                )
+                for policy in POLICIES
+            ],
+        }
 
 
 def law_rows(summary: Mapping[str, Any]) -> list[Row]:
@@ -73,13 +114,14 @@ def law_rows(summary: Mapping[str, Any]) -> list[Row]:
     return _pair_rows(summary["learning_law"], _LAW_ROWS)
 
 
-def scaling_rows(summary: Mapping[str, Any]) -> list[Row]:
+def scaling_rows(results: Results) -> list[Row]:
     """The scaling law, a column for each policy and one for what B and beta gain (Table 2)."""
-    rows = _pair_rows(summary["scaling_law"], _SCALING_ROWS)
-    better = improvement(summary)
+    rows = _pair_rows(results.summary["scaling_law"], _SCALING_ROWS)
+    better, withheld = improvement(results)
     for (key, _), (_, cells) in zip(_SCALING_ROWS, rows, strict=True):
         gain = getattr(better, key, None)
-        cells.append("" if gain is None else percent(gain))
+        none = "-" if withheld and key in ("B", "beta") else ""
+        cells.append(none if gain is None else percent(gain))
     return rows
 
 

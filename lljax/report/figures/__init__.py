@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
 from lljax.report.spec import FigureSpec
-from lljax.report.style import STYLE
+from lljax.report.style import STYLE, stack
 
 
 def find_figures() -> tuple[FigureSpec, ...]:
@@ -38,6 +38,12 @@ def draw_figure(spec: FigureSpec, results: Results) -> Figure:
     """Draws one figure in the report's style."""
     with matplotlib.style.context(["default", STYLE]):
         return spec.draw(results)
+
+
+def stack_figure(figure: Figure) -> bool:
+    """Puts the panels of a figure below each other; False if it has but one."""
+    with matplotlib.style.context(["default", STYLE]):
+        return stack(figure)
 
 
 def encode_figure(figure: Figure, kind: str) -> bytes:

@@ -7,36 +7,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
-from lljax.report.sentences import law_steps_sentence
+from lljax.report.sentences import is_success, law_steps_sentence
 from lljax.report.spec import FigureSpec
-from lljax.report.style import BLUE, GREY, color_by_ratio, panels, scale_losses
+from lljax.report.style import BLUE, GREY, count_in_whole, panels, path_strokes, scale_losses
 from lljax.report.words import change, number, percent
 
 _PATH_LINE, _PATH_DOTS = "#b0b0b0", "#8fbfdc"
 
 
-def _law_stroke(results: Results) -> dict[str, Any]:
-    """A thin line; if the law was measured at few inner steps, dots show at which ones."""
+def _dots(results: Results) -> dict[str, Any]:
+    """If the law was measured at few inner steps, dots show at which ones."""
     sparse = results.arrays["law_steps"].size <= 50
-    return {"linewidth": 1.1, "marker": "." if sparse else "", "markersize": 4}
+    return {"marker": "." if sparse else "", "markersize": 4}
 
 
 def _draw_similarity(results: Results) -> Figure:
-    figure, (axis,) = panels(1, 5.6, 3.5)
+    figure, (axis,) = panels(1, 4.8, 3.3)
     curves = results.arrays["path_similarity_curve"]
     losses = results.arrays["path_desired_losses"][:, results.arrays["law_steps"]]
-    colors = color_by_ratio(figure, axis, results)
-    for loss, curve, color in zip(losses, curves, colors, strict=True):
-        axis.plot(loss, curve, color=color, **_law_stroke(results))
+    strokes = path_strokes(figure, axis, results)
+    for loss, curve, stroke in zip(losses, curves, strokes, strict=True):
+        axis.plot(loss, curve, **stroke, **_dots(results))
     # Training runs from left to right, as time does in the other figures.
     axis.set(xlabel=r"desired loss $L(\theta_t)$ (nats)", ylabel=r"SIM$_t$")
     scale_losses(axis, "x", losses)
     axis.invert_xaxis()
+    axis.legend()
     return figure
 
 
 def _similarity_caption(results: Results) -> str:
     """Compares the first and the last policy of the path at equal loss."""
+    if not is_success(results.summary):
+        return "No success: the best policy is the conventional one, so there is but one curve."
     losses = results.arrays["path_desired_losses"][[0, -1]][:, results.arrays["law_steps"]]
     curves = results.arrays["path_similarity_curve"][[0, -1]]
     finite = [np.isfinite(pair).all(axis=0) for pair in zip(losses, curves, strict=True)]
@@ -107,12 +110,14 @@ def _draw_law(results: Results) -> Figure:
 
 def _draw_excluded(results: Results) -> Figure:
     figure, (left, right) = panels(2, 8.4, 3.1)
-    label = r"share of CT $\leq 0$ with $\gamma = 0$"
+    label = "share of CT $\\leq 0$\nwith $\\gamma = 0$"
     _draw_against_ratio(left, results, "path_zero_weight_share", f"{label}, mean over $t$")
-    colors = color_by_ratio(figure, right, results)
-    for curve, color in zip(results.arrays["path_zero_weight_curve"], colors, strict=True):
-        right.plot(results.arrays["law_steps"], curve, color=color, **_law_stroke(results))
+    strokes = path_strokes(figure, right, results)
+    for curve, stroke in zip(results.arrays["path_zero_weight_curve"], strokes, strict=True):
+        right.plot(results.arrays["law_steps"], curve, **stroke, **_dots(results))
     right.set(xlabel="inner step $t$", ylabel=label)
+    right.legend()
+    count_in_whole(right.xaxis)
     for axis in (left, right):
         # If all shares are zero, as with a low rate, matplotlib would centre the axis on zero.
         top = max(axis.get_ylim()[1], 0.1)

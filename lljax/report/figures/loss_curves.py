@@ -4,9 +4,16 @@ from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES, SETS
-from lljax.report.sentences import match_sentence, steps_to_match
+from lljax.report.sentences import (
+    acceleration_of,
+    early_end,
+    is_success,
+    match_sentence,
+    rise_sentence,
+    steps_to_match,
+)
 from lljax.report.spec import FigureSpec
-from lljax.report.style import ORANGE, STROKES, panels, scale_losses
+from lljax.report.style import ORANGE, STROKES, count_in_whole, panels, scale_losses
 
 
 def _draw(results: Results) -> Figure:
@@ -15,9 +22,10 @@ def _draw(results: Results) -> Figure:
         curves = [results.arrays[f"{policy}_{name}_losses"] for policy in POLICIES]
         for policy, curve in zip(POLICIES, curves, strict=True):
             axis.plot(curve, **STROKES[policy])
-        final, ratio = curves[0][-1], results.summary[name]["acceleration_ratio"]
-        reached = steps_to_match(results.summary, name)
-        if reached is not None:
+        summary = results.summary
+        final, ratio = curves[0][-1], acceleration_of(summary, name)
+        reached = steps_to_match(summary, name)
+        if reached is not None and is_success(summary):
             axis.annotate(
                 "",
                 xy=(reached, final),
@@ -25,9 +33,12 @@ def _draw(results: Results) -> Figure:
                 arrowprops={"arrowstyle": "<->", "color": ORANGE, "shrinkA": 0, "shrinkB": 0},
             )
         note = f"AR = {ratio:.2f}" if reached is not None else "AR: never reached"
+        if is_success(summary) and reached is not None and early_end(summary, name) is not None:
+            note += ", overstated"
         axis.set_title(name, loc="left")
         axis.set_title(note, loc="right", color=ORANGE)
         axis.set_xlabel("inner step $t$")
+        count_in_whole(axis.xaxis)
     scale_losses(axes[0], "y", [line.get_ydata() for axis in axes for line in axis.lines])
     axes[0].set_ylabel(r"loss $L(\theta_t)$ (nats)")
     axes[-1].legend(loc="upper right")
@@ -35,7 +46,12 @@ def _draw(results: Results) -> Figure:
 
 
 def _caption(results: Results) -> str:
-    return " ".join(match_sentence(results.summary, name) for name in reversed(SETS))
+    summary = results.summary
+    sentences = [] if is_success(summary) else ["No success: both curves are the same, so AR is 1."]
+    for name in reversed(SETS):
+        sentences.append(match_sentence(summary, name))
+        sentences += (rise_sentence(summary, name, policy) for policy in POLICIES)
+    return " ".join(filter(None, sentences))
 
 
 LOSS_CURVES = FigureSpec(

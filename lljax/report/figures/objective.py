@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
 from lljax.report.spec import FigureSpec
-from lljax.report.style import BLUE, DASHED, GREY, ORANGE, panels
+from lljax.report.style import BLUE, DASHED, GREY, ORANGE, count_in_whole, panels
 from lljax.report.words import change, number
 
 
@@ -27,6 +27,7 @@ def _draw(results: Results) -> Figure:
         if row is not None:
             axis.axvline(steps[row], color=GREY, linewidth=0.9, linestyle=":", label="best step")
         axis.set(xlabel="outer step", ylabel=label)
+        count_in_whole(axis.xaxis)
     left.legend()
     return figure
 
@@ -38,7 +39,8 @@ def _caption(results: Results) -> str:
         results.num_steps * metrics[key] for key in ("desired_auc", "validation_auc")
     )
     text = (
-        f"Over {len(objective) - 1} outer steps, J on the desired set "
+        f"J is the sum of the losses over the inner steps, T times the loss AUC. Over "
+        f"{len(objective) - 1} outer steps, J on the desired set "
         f"{change(objective[0], objective[-1], ' nats')}. From the conventional policy to that of "
         f"the best outer step, {results.summary['best_outer_step']}, J on the validation set "
         f"{change(validation[0], validation[row], ' nats')}."

@@ -17,7 +17,7 @@ def _fits(results: Results) -> dict[str, dict[str, float]]:
 
 
 def _draw(results: Results) -> Figure:
-    figure, (axis,) = panels(1, 5.6, 3.7)
+    figure, (axis,) = panels(1, 4.8, 3.5)
     steps = np.unique(np.geomspace(1, results.num_steps, 70).astype(int))
     for policy, fit in _fits(results).items():
         color, marker = STROKES[policy]["color"], "s" if policy == "conventional" else "o"
@@ -49,9 +49,11 @@ def _caption(results: Results) -> str:
         if not is_fit(fits[policy]):
             return f"No scaling law could be fitted to the {POLICY_NAMES[policy]} test losses."
     before, after = (fits[policy] for policy in POLICIES)
-    better = improvement(results.summary)
+    better, withheld = improvement(results)
     # The paper's two fits share L0 and t0; only then do B and beta tell the curves apart.
-    if better is None:
+    if withheld:
+        verdict = withheld
+    elif better is None:
         verdict = "L0 and t0 differ between the fits, so B and β can only be compared roughly."
     else:
         verdict = f"So {_gain('B', better.B)} and {_gain('β', better.beta)}."

@@ -8,7 +8,16 @@ from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES
 from lljax.report.sentences import perturbed_verdict
 from lljax.report.spec import FigureSpec
-from lljax.report.style import GREEN, GREY, ORANGE, STROKES, color_by_ratio, label_plainly, panels
+from lljax.report.style import (
+    GREEN,
+    GREY,
+    ORANGE,
+    STROKES,
+    count_in_whole,
+    label_plainly,
+    panels,
+    path_strokes,
+)
 from lljax.report.words import change, number, percent
 
 
@@ -20,10 +29,11 @@ def _learned_shares(results: Results) -> np.ndarray:
 
 
 def _draw_learned(results: Results) -> Figure:
-    figure, (axis,) = panels(1, 5.6, 3.4)
+    figure, (axis,) = panels(1, 4.8, 3.2)
     edges, shares = results.arrays["learned_edges"], _learned_shares(results)
-    for share, color in zip(shares, color_by_ratio(figure, axis, results), strict=True):
-        axis.plot(edges, share, color=color)
+    for share, stroke in zip(shares, path_strokes(figure, axis, results), strict=True):
+        axis.plot(edges, share, **stroke)
+    axis.legend()
     if edges[0] >= 0 and not np.allclose(np.diff(edges), edges[1] - edges[0], rtol=1e-3):
         axis.set_xscale("log")
     axis.set(xlabel=r"$\gamma_{t,n}\, /\, \max_n \gamma_{t,n}$", ylabel="cumulative share")
@@ -46,7 +56,7 @@ def _learned_caption(results: Results) -> str:
 
 
 def _draw_heatmap(results: Results) -> Figure:
-    figure, (axis,) = panels(1, 6.2, 3.9)
+    figure, (axis,) = panels(1, 4.8, 3.6)
     steps, values = results.arrays["heatmap_steps"], results.arrays["heatmap_weights"]
     # An image needs evenly spaced columns: each shows the sampled step that is nearest to it.
     even = np.linspace(steps[0], steps[-1], len(steps))
@@ -58,10 +68,14 @@ def _draw_heatmap(results: Results) -> Figure:
         norm=LogNorm(1 / high, high),
         cmap="RdBu_r",
         aspect="auto",
+        # Blended rows have more colours than the data, and a file three times as large.
+        interpolation="nearest" if values.shape[1] <= 500 else "auto",
         extent=(float(steps[0]), float(steps[-1]) + 1, values.shape[1], 0),
     )
     axis.grid(False)
     axis.set(xlabel="inner step $t$", ylabel="contributive example, by mean weight")
+    count_in_whole(axis.xaxis)
+    count_in_whole(axis.yaxis)
     bar = figure.colorbar(image, ax=axis, aspect=28, pad=0.02, extend="both")
     label_plainly(bar.ax.yaxis)
     bar.set_label(r"$N \gamma_{t,n}$ (uniform: 1)")
@@ -87,8 +101,9 @@ def _draw_perturbed(results: Results) -> Figure:
     left.axhline(perturbed.mean(), color=ORANGE, linewidth=5, alpha=0.3, label="share of examples")
     for policy, row in zip(POLICIES, (0, -1), strict=True):
         left.plot(results.arrays["perturbed_share"][row], **STROKES[policy])
-    left.set(xlabel="inner step $t$", ylabel="weight share of perturbed examples")
+    left.set(xlabel="inner step $t$", ylabel="weight share of\nperturbed examples")
     left.set_ylim(bottom=0)
+    count_in_whole(left.xaxis)
     left.legend()
 
     weights = results.arrays["total_weights"].astype(float)
