@@ -111,8 +111,8 @@ def prediction_score(
     retrain = jax.jit(lambda sets: jax.lax.map(auc_of, sets, batch_size=8))
     actual = np.asarray(retrain(jnp.asarray(~left_out, jnp.float32)), np.float64)
     predicted = left_out @ -np.asarray(slopes, np.float64)
-    ranks = [np.argsort(np.argsort(values)) for values in (predicted, actual)]
-    return Score(float(np.corrcoef(*ranks)[0, 1]), float(auc))
+    first, second = (np.argsort(np.argsort(values)) for values in (predicted, actual))
+    return Score(float(np.corrcoef(first, second)[0, 1]), float(auc))
 
 
 def measure(name: str, seeds: int, num_subsets: int) -> Iterator[dict[str, Any]]:

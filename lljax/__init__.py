@@ -1,5 +1,6 @@
 """lljax differentiates a whole training run: data weights in, loss curve out."""
 
+from lljax.checks import look_at_loss_fn as check_loss_fn
 from lljax.compression import acceleration_ratio, compression_ratio
 from lljax.learning_law import (
     contribution_similarity,
@@ -76,6 +77,7 @@ __all__ = [
     "build_outer_loop",
     "build_segments",
     "build_step_control",
+    "check_loss_fn",
     "check_policy",
     "choose_on_host",
     "compression_ratio",

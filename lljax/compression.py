@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lljax import checks
+
 
 def compression_ratio(desired_losses: jax.Array, vocab_size: int) -> jax.Array:
     """How many times shorter the desired data become when the model in training encodes them.
@@ -34,8 +36,7 @@ def compression_ratio(desired_losses: jax.Array, vocab_size: int) -> jax.Array:
     Reference: arXiv:2402.17759, section 4.3.
     """
     desired_losses = _check_curve(desired_losses, "desired_losses")
-    if vocab_size < 2:
-        raise ValueError(f"`vocab_size` must be at least 2, or log|V| is 0; got {vocab_size}.")
+    checks.check_count("vocab_size", vocab_size, least=2, cure=" (or log|V| is 0)")
     return math.log(vocab_size) / jnp.mean(desired_losses[1:])
 
 
@@ -57,9 +58,10 @@ def acceleration_ratio(conventional: jax.Array, accelerated: jax.Array) -> jax.A
 
     Returns:
       [], between 1 and T. NaN where the loss is never reached, and where the conventional run
-      does not end in a finite loss. The search starts at t = 1: where the untrained model is
-      already as good, which means that conventional training gained nothing, AR is T if one step
-      keeps it so. A dip below counts even where the loss rises again. Cost: O(T).
+      does not end in a finite loss. 1 for two curves that are the same at every step. Else the
+      search starts at t = 1: where the untrained model is already as good, which means that
+      conventional training gained nothing, AR is T if one step keeps it so. A dip below counts
+      even where the loss rises again, of the conventional curve too. Cost: O(T).
 
     Raises:
       ValueError: the arguments are not two vectors of the same length, T >= 1.
@@ -76,7 +78,9 @@ def acceleration_ratio(conventional: jax.Array, accelerated: jax.Array) -> jax.A
     target = conventional[-1]
     reached = (accelerated[1:] <= target) & jnp.isfinite(target)
     num_steps = reached.size
-    first = 1 + jnp.argmax(reached)
+    # A curve that rises at its end would accelerate itself.
+    same = jnp.all(conventional == accelerated)
+    first = jnp.where(same, num_steps, 1 + jnp.argmax(reached))
     return jnp.where(jnp.any(reached), num_steps / first.astype(target.dtype), jnp.nan)
 
 

@@ -62,6 +62,8 @@ def contributions(
     checks.check_microbatch_size(microbatch_size)
     checks.check_loss_fn(loss_fn, params, train, "train")
     checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, desired, "desired")
+    in_pieces = None if microbatch_size is None else "microbatch_size"
+    checks.check_examples_apart(loss_fn, params, train, "train", in_pieces=in_pieces)
     wanted = split_microbatches(desired, microbatch_size)
     mean = jnp.full(wanted.num_examples, 1 / wanted.num_examples)
     direction, _ = weighted_gradient(desired_loss_fn or loss_fn, params, wanted, mean)
@@ -109,7 +111,7 @@ def contribution_similarity(
     mean = jnp.sum(weights * scaled)
     count = jnp.sum(in_use)
     squares = jnp.sum((scaled - mean) ** 2, where=in_use)
-    deviation = jnp.sqrt(squares / jnp.maximum(count - 1, 1))
+    deviation = jnp.sqrt(squares / jnp.maximum(count - 1, 1).astype(squares.dtype))
     return jnp.where(count < 2, jnp.nan, mean / deviation)
 
 

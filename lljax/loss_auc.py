@@ -48,7 +48,9 @@ def build_loss_auc(
       memory: which states are kept for the backward sweep (`StoreStates`, `OffloadStates`,
         `RecomputeStates`).
       microbatch_size: examples handled at once inside a step; all of them when None. It bounds
-        the memory of activations and changes nothing but rounding.
+        the memory of activations and changes nothing but rounding, if the loss of an example does
+        not depend on the others in its batch. Outside jit that is looked at, and refused where it
+        does; `check_loss_fn` is for calls under jit.
       zero_weight: what a step does with examples whose weight is exactly 0. "compute": the same as
         with all others. "slope_only": only what their entry of the gradient needs; the gradient is
         the same. "omit": nothing; their entry is set to the largest known one of their row, so
@@ -71,6 +73,7 @@ def build_loss_auc(
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
+    checks.check_memory(memory)
     training_run = adjoint.training_run_builder(
         loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight
     )
@@ -119,7 +122,21 @@ def build_loss_auc(
         checks.check_loss_fn(loss_fn, params, train, "train")
         checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, desired, "desired")
         optimizer_check.check_update(optimizer, params)
-        desired_losses, end = loss_curve(policy, params, train, desired)
+        in_pieces = None if microbatch_size is None else "microbatch_size"
+        checks.check_examples_apart(loss_fn, params, train, "train", in_pieces=in_pieces)
+        checks.check_examples_apart(
+            desired_loss_fn or loss_fn, params, desired, "desired", in_pieces=in_pieces
+        )
+        try:
+            desired_losses, end = loss_curve(policy, params, train, desired)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise ValueError(
+                "the loss AUC is differentiated in reverse: jax.jvp and jax.jacfwd of it do not "
+                "work. For a derivative in a direction take jax.grad and the product with it, for "
+                "a second one jax.jvp of jax.grad, or differentiate `lljax.unroll`."
+            ) from error
         return jnp.mean(desired_losses[1:]), LossAucInfo(desired_losses, end)
 
     return loss_auc

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import jax
 
+from lljax.checks import check_count
+
 
 class MemoryStrategy(Protocol):
     """What `memory=` takes; any immutable object of this form will do."""
@@ -88,13 +90,10 @@ class RecomputeStates(_OnDevice):
     depth: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_kept", "depth"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 1; got {value}. Leave both arguments of "
-                    f"RecomputeStates out for the least memory with one recomputation."
-                )
+        cure = " (leave both out for the least memory with one recomputation)"
+        if self.num_kept is not None:
+            check_count("num_kept", self.num_kept, cure=cure)
+        check_count("depth", self.depth, cure=cure)
 
     def split(self, num_steps: int) -> tuple[int, ...]:
         if self.num_kept is None:
@@ -121,6 +120,7 @@ def recompute_within(num_steps: int, max_states: int) -> RecomputeStates:
     Raises:
       ValueError: no depth fits; about 2 log2(T) states are the least.
     """
+    check_count("num_steps", num_steps)
     deepest = max(1, math.ceil(math.log2(num_steps)))
     trees = [RecomputeStates(depth=depth) for depth in range(1, deepest + 1)]
     for memory in trees:

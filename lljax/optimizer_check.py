@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from lljax.policy_optimizer import PolicyOptimizer
 from lljax.train_step import apply_optimizer
 from lljax.types import Params, TrainState
 from lljax.update import Record, pull_back_update, zeros_like
@@ -66,6 +67,17 @@ def check_update(optimizer: optax.GradientTransformation, params: Params) -> Non
 
     Costs a trace of the update.
     """
+    if isinstance(optimizer, PolicyOptimizer):
+        raise ValueError(
+            "`optimizer` must be an optax optimiser, for the inner training; got a "
+            "PolicyOptimizer, which `optimize_policy` takes."
+        )
+    if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
+        cure = " A schedule belongs inside one: optax.sgd(schedule)." if callable(optimizer) else ""
+        raise ValueError(
+            f"`optimizer` must be an optax optimiser such as optax.sgd(0.1); got {optimizer!r}."
+            f"{cure}"
+        )
     try:
         state = jax.eval_shape(optimizer.init, params)
         jax.eval_shape(optimizer.update, params, state, params)
@@ -184,9 +196,9 @@ def _try_updates(
 
 def _gradients(kind: _Kind, like: jax.Array) -> jax.Array:
     """The gradients of one array, [NUM_UPDATES, ...], between 1/2 and 3/2 times the scale."""
-    update = jnp.arange(NUM_UPDATES)[:, None]
-    entry = jnp.arange(like.size)[None]
-    values = 1 + jnp.cos(entry + 2.0 * update) / 2
+    update = jnp.arange(NUM_UPDATES, dtype=jnp.float32)[:, None]
+    entry = jnp.arange(like.size, dtype=jnp.float32)[None]
+    values = 1 + jnp.cos(entry + 2 * update) / 2
     # An array of one entry keeps its gradient: normalising it may have no derivative at zero.
     is_zero = (kind.zero_entry == 1) & (entry == 0) & (like.size > 1)
     values = jnp.where(is_zero | (update == kind.zero_update), 0, kind.scale * values)

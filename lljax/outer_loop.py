@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lljax import checks
 from lljax.policy import check_policy
 from lljax.policy_optimizer import PolicyOptimizer
-from lljax.step_control import OuterState, build_step_control, try_policy
+from lljax.step_control import OuterState, build_step_control, is_better, try_policy
 from lljax.types import Batch, LossAuc, Params
 
 
@@ -63,8 +63,7 @@ def build_outer_loop(
       every check); where `complete` is False, `policy_grad` is filled for the examples that were
       left out, as "omit" says.
     """
-    if check_every < 1:
-        raise ValueError(f"`check_every` must be at least 1; got {check_every}.")
+    checks.check_count("check_every", check_every)
     control = build_step_control(optimizer, grow=grow, shrink=shrink)
 
     def init(policy, params, train, desired):
@@ -112,6 +111,7 @@ class OptimizedPolicy(NamedTuple):
     auc_history: jax.Array  # [num_steps + 1] AUC of the best policy so far; first: the start
     accepted: jax.Array  # [num_steps] bool
     complete: jax.Array  # [] bool; False: policy_grad leaves out examples that have no weight
+    finite: jax.Array  # [num_steps + 1] bool: AUC and meta-gradient of the start and of each trial
 
 
 def optimize_policy(
@@ -160,10 +160,10 @@ def optimize_policy(
 
     Raises:
       ValueError: a shape or dtype does not fit, `optimizer` is no policy optimiser, or (outside
-        jit) a row of `policy` is not on the simplex.
+        jit) a row of `policy` is not on the simplex, or its AUC or meta-gradient is not finite.
+        Under jit `finite` says the last.
     """
-    if num_steps < 1:
-        raise ValueError(f"`num_steps` must be at least 1; got {num_steps}.")
+    checks.check_count("num_steps", num_steps)
     checks.check_policy_shape(policy, train)
     if not isinstance(policy, jax.core.Tracer):
         check_policy(policy)
@@ -176,13 +176,29 @@ def optimize_policy(
         check_every=check_every,
     )
 
-    def body(state, _):
-        state = loop.step(state, params, train, desired)
-        return state, (state.objective, state.accepted)
+    def body(before, _):
+        state = loop.step(before, params, train, desired)
+        # What was better and yet not taken has a gradient that is not finite.
+        finite = jnp.isfinite(state.trial_objective)
+        finite &= state.accepted | ~is_better(before, state.trial_objective)
+        return state, (state.objective, state.accepted, finite)
 
     start = loop.init(policy, params, train, desired)
-    end, (aucs, accepted) = jax.lax.scan(body, start, length=num_steps)
-    history = jnp.concatenate([start.objective[None], aucs])
+    start_finite = jnp.isfinite(start.objective) & jnp.isfinite(start.policy_grad).all()
+    if not isinstance(start_finite, jax.core.Tracer) and not start_finite:
+        what = "meta-gradient" if jnp.isfinite(start.objective) else "AUC"
+        raise ValueError(
+            f"the {what} of the policy that `optimize_policy` starts from is not finite, so that "
+            f"nothing can be improved. Look for NaN in `params`, `train` and `desired`, and lower "
+            f"the inner learning rate if the training diverges."
+        )
+    end, (aucs, accepted, finite) = jax.lax.scan(body, start, length=num_steps)
     return OptimizedPolicy(
-        end.policy, end.objective, end.policy_grad, history, accepted, end.complete
+        policy=end.policy,
+        auc=end.objective,
+        policy_grad=end.policy_grad,
+        auc_history=jnp.concatenate([start.objective[None], aucs]),
+        accepted=accepted,
+        complete=end.complete,
+        finite=jnp.concatenate([start_finite[None], finite]),
     )

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lljax import checks
+from lljax.types import at_least_32_bits
+
 
 def uniform_policy(num_steps: int, num_examples: int, dtype=jnp.float32) -> jax.Array:
     """The conventional policy, gamma_{t,n} = 1/N.
@@ -21,13 +24,12 @@ def uniform_policy(num_steps: int, num_examples: int, dtype=jnp.float32) -> jax.
       [T, N].
 
     Raises:
-      ValueError: T or N is below 1.
+      ValueError: T or N is not a whole number of at least 1, or `dtype` is not floating.
     """
-    if num_steps < 1 or num_examples < 1:
-        raise ValueError(
-            f"a policy needs `num_steps` (T) and `num_examples` (N) of at least 1; got "
-            f"T = {num_steps}, N = {num_examples}."
-        )
+    checks.check_count("num_steps", num_steps)
+    checks.check_count("num_examples", num_examples)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`dtype` must be floating, e.g. float32; got {jnp.dtype(dtype)}.")
     return jnp.full((num_steps, num_examples), 1 / num_examples, dtype)
 
 
@@ -54,9 +56,10 @@ def project_simplex(policy: jax.Array) -> jax.Array:
 
     Reference: C. Michelot, J. Optim. Theory Appl. 50 (1986).
     """
+    _check_floating(policy)
     # Shifting a row does not change its projection. With its largest entry at 0 the threshold lies
     # in [-1, 0), so entries of any size leave it exact; narrow dtypes could not count N entries.
-    wide = policy.astype(jnp.promote_types(policy.dtype, jnp.float32))
+    wide = policy.astype(at_least_32_bits(policy.dtype))
     shifted = wide - jax.lax.stop_gradient(wide.max(-1, keepdims=True))
 
     def threshold(support, values):
@@ -86,6 +89,7 @@ def effective_sample_size(policy: jax.Array) -> jax.Array:
     Returns:
       [...].
     """
+    _check_floating(policy)
     return 1 / jnp.sum(policy**2, axis=-1)
 
 
@@ -98,6 +102,7 @@ def entropy(policy: jax.Array) -> jax.Array:
     Returns:
       [...].
     """
+    _check_floating(policy)
     return -jnp.sum(jax.scipy.special.xlogy(policy, policy), axis=-1)
 
 
@@ -113,8 +118,12 @@ def check_policy(policy: jax.Array, tolerance: float | None = None) -> None:
         offending row is named.
     """
     values = np.asarray(policy, np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"`policy` must have shape (T, N); got {values.shape}.")
     if tolerance is None:
         tolerance = 0.2 if jnp.result_type(policy).itemsize == 2 else 1e-3
+    if not tolerance >= 0:
+        raise ValueError(f"`tolerance` must be a number >= 0; got {tolerance}.")
     sums = values.sum(axis=1)
     for name, bad in (
         ("is not finite", ~np.isfinite(values).all(axis=1)),
@@ -128,3 +137,9 @@ def check_policy(policy: jax.Array, tolerance: float | None = None) -> None:
                 f"{name} (minimum {values[row].min():.3g}, sum {sums[row]:.6g}; {bad.sum()} rows "
                 f"like it). Pass it through lljax.project_simplex."
             )
+
+
+def _check_floating(policy: jax.Array) -> None:
+    dtype = jnp.result_type(policy)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`policy` must be floating, e.g. float32; got {dtype}.")

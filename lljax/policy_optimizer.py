@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lljax import checks
 from lljax.policy import project_simplex
 
 
@@ -62,6 +63,8 @@ def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> PolicyOptimizer
         for J = T AUC: its 5e-6 at T = 2000 is 0.01 here. A number or an optax schedule.
     """
 
+    checks.check_rate("learning_rate", learning_rate)
+
     def update(policy_grad, count, policy, scale=1.0):
         step_size = _at(learning_rate, count) * scale
         moved = (policy - step_size * policy_grad).astype(policy.dtype)
@@ -75,13 +78,15 @@ def exponentiated_gradient(
 ) -> PolicyOptimizer:
     """Mirror descent on the simplex with the entropy as its mirror, normalised row by row.
 
-      d_t = (g_t - <gamma_t, g_t>) / s_t,  g = dAUC/dgamma, s_t the deviation of g_t under gamma_t
+      d_t = (g_t - <gamma_t, g_t>) / s_t,  g = dAUC/dgamma, s_t the spread of the row
       m_t <- mu m_t + d_t
       gamma_t <- softmax[ln gamma_t - epsilon m_t]
 
     The meta-gradient of an early row is larger than that of a late one by orders of magnitude;
-    dividing each row by its spread lets one rate serve all T rows. Without a cutoff an
-    entry that is exactly 0 stays 0.
+    dividing each row by its spread lets one rate serve all T rows. s_t^2 is the variance of g_t
+    under gamma_t. With a cutoff the examples that wait, below the cutoff and with a slope below the
+    mean, add their mean square distance to the row's mean: or a row on one example, whose variance
+    is 0, would never move. Without a cutoff an entry that is exactly 0 stays 0.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.exponentiated_gradient(learning_rate=0.5)
@@ -103,6 +108,7 @@ def exponentiated_gradient(
 
     Reference: Kivinen and Warmuth, Information and Computation 132 (1997).
     """
+    checks.check_rate("learning_rate", learning_rate)
     if not 0 <= momentum < 1:
         raise ValueError(f"`momentum` must be in [0, 1); got {momentum}.")
     if not 0 <= cutoff < 1:
@@ -122,6 +128,11 @@ def exponentiated_gradient(
         largest = jnp.max(jnp.abs(centred), axis=1, keepdims=True)
         centred = centred / jnp.where(largest > 0, largest, 1)
         variance = jnp.sum(policy * centred**2, axis=1, keepdims=True)
+        if cutoff:
+            waits = (policy * policy.shape[1] < cutoff) & (centred < 0)
+            waiting = jnp.sum(centred**2, axis=1, keepdims=True, where=waits)
+            count = jnp.maximum(jnp.sum(waits, axis=1, keepdims=True), 1)
+            variance += waiting / count.astype(variance.dtype)
         # A row without spread is stationary already: nothing to divide, nothing to move.
         direction = jnp.where(variance > 0, centred * jax.lax.rsqrt(variance), 0)
         if momentum:
@@ -170,10 +181,7 @@ def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
         O(T N) each.
     """
     check_policy_optimizer(optimizer)
-    if not (isinstance(passes, int) and passes >= 1):
-        raise ValueError(
-            f"`passes` must be an int, at least 1; got {passes!r}. For none, leave `smoothed` out."
-        )
+    checks.check_count("passes", passes, cure=" (for none, leave `smoothed` out)")
 
     def average(_, grad):
         wider = jnp.concatenate([grad[:1], grad, grad[-1:]])

@@ -121,6 +121,7 @@ def build_segments(
 
     Reference: arXiv:2402.17759, App. C.
     """
+    checks.check_memory(memory)
     training_run = adjoint.training_run_builder(
         loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight
     )

@@ -105,8 +105,10 @@ def build_step_control(
       whose gradient is not finite after all.
     """
     check_policy_optimizer(optimizer)
-    if grow < 1 or not 0 < shrink < 1:
-        raise ValueError(f"`grow` must be >= 1 and `shrink` in (0, 1); got {grow} and {shrink}.")
+    if not 1 <= grow < jnp.inf or not 0 < shrink < 1:
+        raise ValueError(
+            f"`grow` must be finite and >= 1, `shrink` in (0, 1); got {grow} and {shrink}."
+        )
 
     def begin(policy, objective, policy_grad):
         zero = jnp.zeros((), jnp.int32)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from lljax.microbatch import Examples
-from lljax.types import LossFn, Params, TrainState
+from lljax.types import LossFn, Params, TrainState, at_least_32_bits
 
 
 def train_step(
@@ -41,8 +41,7 @@ def mean_loss(loss_fn: LossFn, params: Params, examples: Examples) -> jax.Array:
     """L(theta), the mean loss of the examples (Eq. 2). Cost: one forward pass."""
     losses = example_losses(loss_fn, params, examples)
     # In 16 bits a mean is coarser than the gain of an outer step.
-    wide = jnp.promote_types(losses.dtype, jnp.float32)
-    return jnp.mean(losses, dtype=wide)
+    return jnp.mean(losses, dtype=at_least_32_bits(losses.dtype))
 
 
 def weighted_gradient(

@@ -10,6 +10,7 @@ Axis letters, used in every docstring:
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 Params = Any
 """Model parameters: any pytree of floating-point arrays."""
@@ -51,3 +52,8 @@ class LossAuc(Protocol):
     ) -> tuple[jax.Array, LossAucInfo]:
         """(gamma [T, N], theta_0, N examples, K examples) -> (AUC [], what the run leaves)."""
         ...
+
+
+def at_least_32_bits(dtype: Any) -> Any:
+    """The floating dtype itself, or float32 in place of a narrower one: what sums are taken in."""
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32

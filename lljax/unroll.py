@@ -44,8 +44,11 @@ def unroll(
     Raises:
       ValueError: a shape or dtype does not fit.
     """
+    checks.check_microbatch_size(microbatch_size)
     checks.check_policy_shape(policy, train)
     checks.check_loss_fn(loss_fn, params, train, "train")
+    in_pieces = None if microbatch_size is None else "microbatch_size"
+    checks.check_examples_apart(loss_fn, params, train, "train", in_pieces=in_pieces)
     examples = split_microbatches(train, microbatch_size)
 
     def step(state: TrainState, row: jax.Array):

@@ -29,7 +29,7 @@ def test_compression_ratio_keeps_float32():
 
 
 def test_compression_ratio_names_what_is_wrong():
-    with pytest.raises(ValueError, match=r"`vocab_size` must be at least 2.*got 1"):
+    with pytest.raises(ValueError, match=r"`vocab_size` must be an int, at least 2.*got 1"):
         compression_ratio(jnp.ones(4), 1)
     with pytest.raises(ValueError, match=r"`desired_losses` must have shape \(T\+1,\).*\(1,\)"):
         compression_ratio(jnp.ones(1), 5)
@@ -86,3 +86,11 @@ def test_acceleration_ratio_names_what_is_wrong():
         acceleration_ratio(jnp.ones(4), jnp.ones(5))
     with pytest.raises(ValueError, match=r"`accelerated` must have shape \(T\+1,\)"):
         acceleration_ratio(jnp.ones(4), jnp.ones((1, 4)))
+
+
+def test_a_curve_does_not_accelerate_itself():
+    """However it oscillates; only a curve that is the same at every step."""
+    oscillating = jnp.array([1.0, 0.2, 0.9, 0.3, 0.5])
+    assert acceleration_ratio(oscillating, oscillating) == 1
+    assert acceleration_ratio(oscillating, oscillating.at[2].set(0.8)) == 4
+    assert jnp.isnan(acceleration_ratio(oscillating.at[-1].set(jnp.nan), oscillating))

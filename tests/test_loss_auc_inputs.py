@@ -56,9 +56,9 @@ def test_a_loss_that_is_not_one_number_an_example_is_refused():
 
 
 def test_bad_strategies_are_refused():
-    with pytest.raises(ValueError, match="`num_kept` must be at least 1"):
+    with pytest.raises(ValueError, match="`num_kept` must be an int, at least 1"):
         lljax.RecomputeStates(0)
-    with pytest.raises(ValueError, match="`microbatch_size` must be at least 1"):
+    with pytest.raises(ValueError, match="`microbatch_size` must be an int, at least 1"):
         lljax.build_loss_auc(logistic_loss, optax.sgd(0.1), microbatch_size=0)
 
 
@@ -139,3 +139,67 @@ def test_nothing_that_is_not_finite_is_hidden():
     assert jnp.isnan(info.desired_losses[1:]).all()
     assert jnp.isnan(auc)
     assert jnp.isnan(grads[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": "recompute"}, r"`memory` must be a strategy .*RecomputeStates\(\); got 'rec"),
+        ({"memory": lljax.RecomputeStates}, "got the class RecomputeStates"),
+        ({"microbatch_size": 2.5}, "`microbatch_size` must be an int, at least 1"),
+        ({"microbatch_size": True}, "`microbatch_size` must be an int"),
+        ({"optimizer": optax.constant_schedule(0.1)}, "A schedule belongs inside one"),
+        ({"optimizer": lljax.exponentiated_gradient(0.1)}, "which `optimize_policy` takes"),
+        ({"loss_fn": None}, "`loss_fn` must be a function"),
+    ],
+)
+def test_parts_of_the_wrong_kind_are_refused(options, message):
+    parts = {"loss_fn": logistic_loss, "optimizer": optax.sgd(0.1)} | options
+    with pytest.raises(ValueError, match=message):
+        lljax.build_loss_auc(**parts)(*make_logistic())
+
+
+def test_a_list_of_examples_is_told_to_be_stacked():
+    policy, params, train, desired = make_logistic()
+    listed = [jax.tree.map(lambda leaf, n=n: leaf[n], train) for n in range(17)]
+    with pytest.raises(ValueError, match=r"stack them: jax\.tree\.map"):
+        lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))(policy, params, listed, desired)
+
+
+def test_forward_mode_is_refused_and_a_product_with_the_hessian_works():
+    policy, *rest = make_logistic()
+    loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))
+
+    def auc(policy):
+        return loss_auc(policy, *rest)[0]
+
+    with pytest.raises(ValueError, match="differentiated in reverse"):
+        jax.jvp(auc, (policy,), (policy,))
+    _, product = jax.jit(lambda p: jax.jvp(jax.grad(auc), (p,), (p,)))(policy)
+    step = 1e-5
+    grad = compiled(jax.grad(auc))
+    expected = (grad((1 + step) * policy) - grad((1 - step) * policy)) / (2 * step)
+    assert_close(product, expected, 1e-6)
+
+
+@pytest.mark.parametrize("memory", [lljax.StoreStates(), lljax.RecomputeStates()])
+@pytest.mark.parametrize("size", [None, 4])
+def test_strict_dtypes_empty_leaves_and_an_exported_gradient(memory, size):
+    """In both widths: no number of ours is of another dtype than the user's."""
+    for dtype in (jnp.float32, jnp.float64):
+        policy, params, train, desired = make_logistic(dtype=dtype)
+        train, desired = ({**b, "none": jnp.zeros((len(b["y"]), 0))} for b in (train, desired))
+
+        def loss_fn(params, batch):
+            logits = batch["z"] @ params["w"] + params["b"]
+            return jnp.logaddexp(jnp.zeros_like(logits), (1 - 2 * batch["y"]) * logits)
+
+        loss_auc = lljax.build_loss_auc(
+            loss_fn, optax.sgd(0.1), memory=memory, microbatch_size=size
+        )
+        gradient = jax.jit(value_and_grads(loss_auc))
+        with jax.numpy_dtype_promotion("strict"):
+            (auc, _), grads = gradient(policy, params, train, desired)
+        assert auc.dtype == grads[0].dtype == dtype
+        exported = jax.export.export(gradient)(policy, params, train, desired)
+        assert_close(exported.call(policy, params, train, desired)[1], grads, 1e-6)

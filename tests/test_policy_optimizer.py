@@ -206,7 +206,7 @@ def test_many_seeds_in_one_program():
 def test_bad_arguments_are_named():
     loss_auc, policy, rest = setup()
     optimizer = METHODS["projected_gradient"]
-    with pytest.raises(ValueError, match="`num_steps` must be at least 1"):
+    with pytest.raises(ValueError, match="`num_steps` must be an int, at least 1"):
         lljax.optimize_policy(loss_auc, policy, *rest, optimizer=optimizer, num_steps=0)
     with pytest.raises(ValueError, match="row 0 does not sum to 1"):
         lljax.optimize_policy(loss_auc, 2 * policy, *rest, optimizer=optimizer, num_steps=1)
@@ -216,9 +216,77 @@ def test_bad_arguments_are_named():
         lljax.optimize_policy(loss_auc, policy, *rest, optimizer=optax.sgd(0.1), num_steps=1)
     with pytest.raises(ValueError, match="`momentum`"):
         lljax.exponentiated_gradient(0.1, momentum=1.0)
-    with pytest.raises(ValueError, match="`passes` must be an int, at least 1; got 0"):
+    with pytest.raises(ValueError, match="`passes` must be an int, at least 1"):
         lljax.smoothed(optimizer, 0)
     with pytest.raises(ValueError, match="must be a PolicyOptimizer, such as"):
         lljax.smoothed(optax.sgd(0.1), 1)
     with pytest.raises(ValueError, match="`shrink`"):
         lljax.build_outer_loop(loss_auc, optimizer, shrink=2.0)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("num_train", [2, 16, 300])
+def test_a_row_leaves_the_examples_it_is_on_for_a_better_one(num_train, momentum):
+    """From the worst example, and from two of equal slope; float32, rows of any size of slope."""
+    slopes = np.arange(num_train)[::-1].astype(np.float32)
+    on_one, on_two = np.zeros((2, num_train), np.float32)
+    on_one[0], on_two[:2] = 1, 0.5
+    equal = slopes.copy()
+    equal[: min(2, num_train - 1)] = slopes[0]
+    policy = jnp.asarray(np.stack([on_one, on_one, on_two]))
+    if num_train == 2:
+        policy = policy[:2]
+    grad = jnp.asarray(np.stack([slopes, 1e-30 * slopes, equal])[: len(policy)])
+    optimizer = lljax.exponentiated_gradient(0.5, momentum=momentum, cutoff=0.3)
+    update, state = jax.jit(optimizer.update), optimizer.init(policy)
+    for _ in range(30):
+        policy, state = update(grad, state, policy)
+    spread = grad.max(axis=1) - grad.min(axis=1)
+    assert np.all(lljax.optimality_gap(policy, grad) <= 1e-3 * spread)
+
+
+def test_a_row_of_equal_slopes_stays():
+    policy = jnp.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    optimizer = lljax.exponentiated_gradient(0.5, momentum=0.8, cutoff=0.3)
+    moved, _ = optimizer.update(jnp.full((2, 3), 0.7), optimizer.init(policy), policy)
+    np.testing.assert_array_equal(moved, policy)
+
+
+def test_data_that_are_not_finite_are_said():
+    loss_auc, policy, (params, train, desired) = setup()
+    optimizer = METHODS["exponentiated_gradient"]
+    train["z"] = train["z"].at[0, 0].set(jnp.nan)
+
+    def optimize(train):
+        return lljax.optimize_policy(
+            loss_auc, policy, params, train, desired, optimizer=optimizer, num_steps=2
+        )
+
+    with pytest.raises(ValueError, match=r"AUC of the policy that .* starts from is not finite"):
+        optimize(train)
+    result = jax.jit(optimize)(train)
+    assert not result.finite.any()
+
+
+def test_a_trial_that_is_not_finite_is_marked():
+    """The loss is a root that a weight of more than a half takes below zero."""
+
+    def loss_auc(policy, params, train, desired):
+        inside = 0.5 - policy[:, 0]
+        return jnp.mean(jnp.sqrt(inside)), None
+
+    policy = jnp.full((2, 4), 0.25)
+    result = jax.jit(
+        lambda policy: lljax.optimize_policy(
+            loss_auc,
+            policy,
+            {},
+            jnp.zeros(4),
+            {},
+            optimizer=lljax.exponentiated_gradient(3.0),
+            num_steps=3,
+        )
+    )(policy)
+    assert result.finite[0]
+    assert not result.finite[1]
+    assert not result.accepted[0]

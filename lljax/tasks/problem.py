@@ -151,6 +151,7 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
     arrays = {name: getattr(problem, name) for name in (*SETS, "params")}
     arrays = jax.tree.map(jnp.asarray, arrays)
     problem = dataclasses.replace(problem, **arrays, num_symbols=int(problem.num_symbols))
+    _check_examples_apart(problem, config)
     share, desired_loss_fn = config.outer.train_share, problem.desired_loss_fn or problem.loss_fn
     if share and (problem.desired_loss_fn or _form(problem.train) != _form(problem.desired)):
         raise UserError(
@@ -212,6 +213,27 @@ def _check(problem: Any) -> None:
             f"`perturbed` must be a bool array of shape ({problem.num_train},), an entry for each "
             f"training example; got {perturbed.dtype} of shape {perturbed.shape}."
         )
+
+
+def _check_examples_apart(problem: Problem, config: ExperimentConfig) -> None:
+    """UserError where examples that depend on their neighbours are divided; see the core's check."""
+    pieces = {
+        "inner.microbatch_size": config.inner.microbatch_size,
+        "outer.train_share": config.outer.train_share,  # puts both sets into one batch
+    }
+    in_pieces = next((name for name, value in pieces.items() if value), None)
+    try:
+        for name in ("train", "desired"):
+            loss_fn = problem.loss_fn if name == "train" else problem.desired_loss_fn
+            checks.check_examples_apart(
+                loss_fn or problem.loss_fn,
+                problem.params,
+                getattr(problem, name),
+                name,
+                in_pieces=in_pieces,
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def check_shown(shown: Any) -> None:
