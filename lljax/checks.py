@@ -218,8 +218,10 @@ def check_examples_apart(
 
     @jax.jit
     def evaluate(params, batch):
-        pieces = (jax.tree.map(lambda x: x[part], batch) for part in (slice(2 * half), reverse))
-        return [loss_fn(params, piece) for piece in pieces]
+        return (
+            loss_fn(params, jax.tree.map(lambda x: x[: 2 * half], batch)),
+            loss_fn(params, jax.tree.map(lambda x: x[reverse], batch)),
+        )
 
     try:
         with jax.ensure_compile_time_eval():

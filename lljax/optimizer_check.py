@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -121,7 +122,9 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     with jax.ensure_compile_time_eval():
         try:
             found = jax.jit(lambda one: _try_updates(optimizer, shapes_of, one))(1.0)
-            found = {kind: _Found(*values) for kind, values in jax.device_get(found).items()}
+            found = {
+                kind: _Found(*values) for kind, values in jax.tree.map(np.asarray, found).items()
+            }
         except (jax.errors.JAXTypeError, jax.errors.JAXIndexError):
             return  # a traced learning rate, say: there is no number to look at
     _judge(optimizer, params, found)

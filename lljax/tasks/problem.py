@@ -216,7 +216,7 @@ def _check(problem: Any) -> None:
 
 
 def _check_examples_apart(problem: Problem, config: ExperimentConfig) -> None:
-    """UserError where examples that depend on their neighbours are divided; see the core's check."""
+    """UserError where examples that depend on their neighbours are divided."""
     pieces = {
         "inner.microbatch_size": config.inner.microbatch_size,
         "outer.train_share": config.outer.train_share,  # puts both sets into one batch
