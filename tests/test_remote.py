@@ -106,7 +106,7 @@ def test_the_catalogue(tmp_path, monkeypatch):
         patch.setattr(
             tfds.core.DatasetBuilder, "_make_download_manager", lambda *_, **__: downloads
         )
-        patch.setattr(remote, "_why_unreachable", lambda url: None)
+        patch.setattr(remote, "why_unreachable", lambda url: None)
         documents = read_documents(settings)
     assert documents[:-1] == DOCUMENTS[: len(documents) - 1]  # its `train` is 90 % of the text
     assert "\n\n".join(documents) == text[: int(len(text) * 0.9)].strip()

@@ -80,16 +80,27 @@ def _build(config: TransformerConfig) -> Problem:
     import jax
     import jax.numpy as jnp
 
+    from lljax.data.account import TextAccount
     from lljax.data.perturbation import perturb
-    from lljax.data.sequences import load_sequences, split_sequences
+    from lljax.data.progress import log
+    from lljax.data.sequences import deal, load_sequences
     from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
 
     data = config.data
     sequences = load_sequences(data)
-    split = split_sequences(
-        sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES}
+    dealt = deal(sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES})
+    sets = {name: sequences.tokens[indices] for name, indices in dealt.split._asdict().items()}
+    text = sequences.text
+    account = TextAccount(
+        **{name: getattr(text, name) for name in text._fields if name != "documents"},
+        documents=len(text.documents),
+        counts=sequences.counts,
+        cut_documents=dealt.cut_documents,
+        piece=dealt.piece,
+        used={name: len(tokens) for name, tokens in sets.items()},
     )
-    sets = {name: sequences.tokens[indices] for name, indices in split._asdict().items()}
+    for line in (*account.lines(), *account.warnings()):
+        log(line)
     sets["train"], perturbed = perturb(
         sets["train"],
         seed=config.seed,
@@ -116,7 +127,7 @@ def _build(config: TransformerConfig) -> Problem:
         num_symbols=data.vocab_size,
         perturbed=perturbed if perturbed.any() else None,
         show_example=lambda n: sequences.tokenizer.decode(train[n].tolist()),
-        facts=(f"vocabulary of {data.vocab_size}",),
+        facts=(f"vocabulary of {data.vocab_size}", account.short),
         provenance="the text (data.path, data.tfds, or the manual of another Python version)",
     )
 
