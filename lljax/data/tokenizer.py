@@ -28,9 +28,11 @@ NUM_SPECIAL = 2
 """Ids below are special; those of tokens run from here to the vocabulary's size."""
 
 _ALL_BYTES_FROM = 2048  # from here on the 256 pieces for bytes take at most an eighth
-_RESERVED = "\u2581\u2585"  # sentencepiece's space and its mark for the unknown
+_SPELLED = "\u2585\0"  # sentencepiece's mark for the unknown, and what it trains on no line with
+_RESERVED = "\u2581" + _SPELLED  # its space too
 _MODEL_FILE = "tokenizer.model"
 _KEPT_FILE = "tokenizer.json"
+_MOST_WITHOUT_SPACES = 4_000_000  # characters of such lines that a tokenizer is trained on, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +139,28 @@ def _parts(document: str) -> Iterator[str]:
     return (document[start : start + BATCH] for start in range(0, len(document), BATCH))
 
 
-def _training_lines(documents: list[str], left_out: list[str]) -> Iterator[str]:
+def _training_lines(documents: list[str], pieces: list[str], left_out: list[str]) -> Iterator[str]:
+    """The lines to train on: all, but of those without spaces a sample where there are many.
+
+    Training needs some 40 bytes for every character of a word that it has not met before, so a
+    large text in which all words are long, such as one in Chinese, would not fit into memory.
+    """
     ends = str.maketrans(dict.fromkeys(left_out, "\n"))
+    step = -(-sum(map(len, documents)) // _MOST_WITHOUT_SPACES)
+    without_spaces = 0
+    if step > 1:
+        yield "".join(pieces)  # a rare one may be in no line of the sample
     for document in documents:
         for part in _parts(document):
             for line in part.translate(ends).split("\n"):
                 # A word of more than 65,535 characters would end the process.
-                yield from (line[start : start + 4000] for start in range(0, len(line), 4000))
+                for start in range(0, len(line), 4000):
+                    short = line[start : start + 4000]
+                    if len(short) > 64 * (1 + short.count(" ")):
+                        without_spaces += 1
+                        if without_spaces % step:
+                            continue
+                    yield short
 
 
 class _Alphabet(NamedTuple):
@@ -170,7 +187,7 @@ def _alphabets(counts: Counter[str], vocab_size: int) -> tuple[list[str], list[_
         half, most = (max(1, min(enough, n)) for n in ((room - 256) // 2, room - 256))
         return ranked, [_Alphabet(half, every), _Alphabet(most, every)]
     # How many tokens it takes when only the first n characters are tokens themselves.
-    spelled = set(_bytes_of(c for c in _RESERVED if counts[c]))
+    spelled = set(_bytes_of(c for c in _SPELLED if counts[c]))
     takes = [len(ranked) + len(spelled)]
     for number in reversed(range(len(ranked))):
         spelled.update(ranked[number].encode())
@@ -185,18 +202,21 @@ def _alphabets(counts: Counter[str], vocab_size: int) -> tuple[list[str], list[_
     chosen = []
     for limit in (max(room // 2, least), room):
         pieces = max(n for n in range(1, len(takes)) if takes[n] <= limit)
-        others = [*ranked[pieces:], *(c for c in _RESERVED if counts[c])]
+        others = [*ranked[pieces:], *(c for c in _SPELLED if counts[c])]
         chosen.append(_Alphabet(pieces, _bytes_of(others) or None))
     return ranked, chosen
 
 
 def _train(documents: list[str], vocab_size: int) -> Tokenizer:
     """A tokenizer of `vocab_size` tokens, or of fewer if the text has fewer."""
-    ranked, alphabets = _alphabets(_characters(documents), vocab_size)
+    counts = _characters(documents)
+    characters = counts.total()
+    ranked, alphabets = _alphabets(counts, vocab_size)
     for pieces, spelled in dict.fromkeys(alphabets):
         unused = 256 - len(spelled) if spelled else 0  # a model has all pieces for bytes or none
-        left_out = [*ranked[pieces:], *_RESERVED]
-        model = _train_model(documents, vocab_size + unused, spelled is not None, left_out)
+        lines = _training_lines(documents, ranked[:pieces], [*ranked[pieces:], *_RESERVED])
+        with Progress("training the tokenizer", characters, " characters") as progress:
+            model = _train_model(lines, vocab_size + unused, spelled is not None, progress)
         processor = load_model(model)
         kept = [
             i
@@ -211,47 +231,51 @@ def _train(documents: list[str], vocab_size: int) -> Tokenizer:
 
 
 def _train_model(
-    documents: list[str], vocab_size: int, byte_fallback: bool, left_out: list[str]
+    lines: Iterator[str], vocab_size: int, byte_fallback: bool, progress: Progress
 ) -> bytes:
     import sentencepiece
 
     model = io.BytesIO()
-    with Progress("training the tokenizer", sum(map(len, documents)), " characters") as progress:
-        stopped = False
+    stopped = False
 
-        def lines() -> Iterator[str]:
-            for line in _training_lines(documents, left_out):
-                if stopped:
-                    return
-                progress.advance(len(line))
-                yield line
+    def sentences() -> Iterator[str]:
+        for line in lines:
+            if stopped:
+                return
+            progress.advance(len(line))
+            yield line
 
-        def train() -> None:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=lines(),
-                model_writer=model,
-                model_type="bpe",
-                vocab_size=vocab_size,
-                hard_vocab_limit=False,
-                byte_fallback=byte_fallback,
-                character_coverage=1.0,  # below 0.98 is refused, so rare ones are left out above
-                # Text comes back as it was: nothing is normalised, trimmed or put in front.
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                add_dummy_prefix=False,
-                user_defined_symbols=["\n"],
-                max_sentence_length=1 << 16,
-                pad_id=PAD,
-                unk_id=UNK,
-                bos_id=-1,
-                eos_id=-1,
-                minloglevel=2,
-            )
+    def train() -> None:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences(),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=byte_fallback,
+            character_coverage=1.0,  # below 0.98 is refused, so rare ones are left out of the lines
+            # Text comes back as it was: nothing is normalised, trimmed or put in front.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            user_defined_symbols=["\n"],
+            max_sentence_length=1 << 16,
+            pad_id=PAD,
+            unk_id=UNK,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
 
-        try:
-            interruptible(train, lambda: progress.advance(0))
-        finally:
-            stopped = True
+    try:
+        interruptible(train, lambda: progress.advance(0))
+    except RuntimeError as error:  # sentencepiece's own words are of its source code
+        raise TextError(
+            "data.path: no tokenizer can be trained on the text. Check that it is text, or give a "
+            "sentencepiece model as data.tokenizer."
+        ) from error
+    finally:
+        stopped = True
     return model.getvalue()
 
 
