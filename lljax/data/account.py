@@ -7,6 +7,8 @@ it.
 import dataclasses
 from collections.abc import Mapping
 
+from lljax.data.text import Text
+
 _MOST_UNKNOWN = 0.01  # of the tokens; above that it is warned of
 _MOST_UNUSED = 0.5  # of the sequences
 _MOST_DROPPED = 0.1  # of the tokens
@@ -46,12 +48,23 @@ class TextAccount:
     repeated: int
     empty: int
     counts: TokenCounts
-    cut_documents: int
+    cut_documents: int = 0
     """Documents whose pieces may be in different sets."""
-    piece: int
+    piece: int = 0
     """Sequences of such a piece at most."""
-    used: Mapping[str, int]
-    """Sequences of each set."""
+    used: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Sequences of each set; none where the sets could not be filled."""
+
+    @classmethod
+    def of(cls, text: Text, counts: TokenCounts) -> "TextAccount":
+        """What is known before the sets are filled."""
+        read = text._asdict()
+        documents = len(read.pop("documents"))
+        return cls(**read, documents=documents, counts=counts)
+
+    def with_sets(self, used: Mapping[str, int], cut_documents: int, piece: int) -> "TextAccount":
+        """The same with the sequences of each set."""
+        return dataclasses.replace(self, used=used, cut_documents=cut_documents, piece=piece)
 
     @property
     def short(self) -> str:
@@ -70,12 +83,17 @@ class TextAccount:
                 f"{_plural(self.cut_documents, 'document', 'documents')} cut into pieces of at "
                 f"most {self.piece:,} {_plural(self.piece, 'sequence', 'sequences')}"
             )
+        documents = "one document"
+        if self.documents > 1:
+            documents = f"{self.documents:,} documents divided by {self.divided_by}"
         sets = ", ".join(f"{name} {number:,}" for name, number in self.used.items())
+        number = f"{counts.sequences:,}"
+        if used:
+            number = f"{used:,} of {number} used ({sets})"
         return [
-            f"text: {self.bytes_read:,} bytes of {self.source}, divided by {self.divided_by} into "
-            f"{self.documents:,} {_plural(self.documents, 'document', 'documents')}{left_out}{cut}",
-            f"sequences: {used:,} of {counts.sequences:,} used ({sets}); {counts.length} tokens "
-            f"each, {counts.padding / self._places:.1%} padding, {self._unknown:.2%} unknown; "
+            f"text: {self.bytes_read:,} bytes of {self.source}, {documents}{left_out}{cut}",
+            f"sequences: {number}; {counts.length} tokens each, "
+            f"{counts.padding / self._places:.1%} padding, {self._unknown:.2%} unknown; "
             f"{counts.dropped / max(counts.tokens, 1):.1%} of the text in ends too short for one",
         ]
 
@@ -100,7 +118,7 @@ class TextAccount:
                 f"{self._unknown:.1%} of the tokens are unknown, which the model cannot tell "
                 f"apart. Raise data.vocab_size."
             )
-        if used < (1 - _MOST_UNUSED) * counts.sequences:
+        if 0 < used < (1 - _MOST_UNUSED) * counts.sequences:
             found.append(
                 f"{1 - used / counts.sequences:.0%} of the text's {counts.sequences:,} sequences "
                 f"are not used. Raise data.num_train to train on more."

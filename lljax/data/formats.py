@@ -56,8 +56,10 @@ _HTML = re.compile(_MARKUP_BEFORE + rb"<(!doctype\s+html|html[\s>])", re.IGNOREC
 _JSON_ARRAY = re.compile(rb"\s*\[\s*(\{\s*(\"|\})|\"([^\"\\\n]|\\.)*\"\s*[,\]])")
 _JSON_OBJECT = re.compile(rb"\s*\{\s*\"([^\"\\\n]|\\.)*\"\s*:")
 _CURES = {
-    "UTF-16": "Convert it, e.g. with `iconv -f utf-16 -t utf-8`.",
-    "UTF-32": "Convert it, e.g. with `iconv -f utf-32 -t utf-8`.",
+    **{
+        name: f"Convert it, e.g. with `iconv -f {name.lower()} -t utf-8`."
+        for name in ("UTF-16", "UTF-16LE", "UTF-16BE", "UTF-32")
+    },
     "a JSON array": "Write its elements one a line, e.g. with `jq -c '.[]'`, into a .jsonl file.",
     "JSON": "Let its name end in .jsonl if each line is an object with a field `text`.",
     "a web page": "Give a file with the page's text.",
@@ -93,7 +95,7 @@ def _kind(head: bytes) -> str | None:
     if 10 * zeros > len(head):
         # Latin letters in UTF-16 have their zeros all in even, or all in odd places.
         if min(head[::2].count(0), head[1::2].count(0)) * 20 < zeros > len(head) // 4:
-            return "UTF-16"
+            return "UTF-16LE" if head[1::2].count(0) > zeros // 2 else "UTF-16BE"
         return "a binary file"
     return None
 

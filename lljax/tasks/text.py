@@ -88,19 +88,16 @@ def _build(config: TransformerConfig) -> Problem:
 
     data = config.data
     sequences = load_sequences(data)
-    dealt = deal(sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES})
-    sets = {name: sequences.tokens[indices] for name, indices in dealt.split._asdict().items()}
-    text = sequences.text
-    account = TextAccount(
-        **{name: getattr(text, name) for name in text._fields if name != "documents"},
-        documents=len(text.documents),
-        counts=sequences.counts,
-        cut_documents=dealt.cut_documents,
-        piece=dealt.piece,
-        used={name: len(tokens) for name, tokens in sets.items()},
-    )
-    for line in (*account.lines(), *account.warnings()):
-        log(line)
+    account = TextAccount.of(sequences.text, sequences.counts)
+    try:
+        dealt = deal(sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES})
+        sets = {name: sequences.tokens[indices] for name, indices in dealt.split._asdict().items()}
+        account = account.with_sets(
+            {name: len(tokens) for name, tokens in sets.items()}, dealt.cut_documents, dealt.piece
+        )
+    finally:  # also where the text is too small: it tells why
+        for line in (*account.lines(), *account.warnings()):
+            log(line)
     sets["train"], perturbed = perturb(
         sets["train"],
         seed=config.seed,
