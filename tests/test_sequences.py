@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pytest
-from texts import DOCUMENTS, make_documents, prepared
+from texts import DAMAGES, DOCUMENTS, make_documents, prepared
 
 from lljax.data.sequences import load_sequences, split_sequences
 from lljax.data.text import TextError
@@ -95,21 +95,6 @@ def test_killed_in_the_middle_and_used_again(settings, tmp_path):
     again = load_sequences(settings(documents, cache_dir=str(tmp_path / "undisturbed")))
     np.testing.assert_array_equal(sequences.tokens, again.tokens)
     assert sequences.tokenizer == again.tokenizer
-
-
-DAMAGES = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-7]),
-    "flipped": lambda path: flip_a_bit(path),
-    "empty": lambda path: path.write_bytes(b""),
-    "deleted": lambda path: path.unlink(),
-    "a folder": lambda path: (path.unlink(), path.mkdir(), (path / "x").touch()),
-}
-
-
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -114,6 +114,8 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
     part = path.with_name(f"{path.name}.part")
     record = {"content": content, "sha256": _digest(content)}
     part.write_text(json.dumps(record), encoding="utf-8")
+    if path.is_dir():
+        remove(path)
     os.replace(part, path)
 
 
@@ -133,7 +135,8 @@ def _digest(content: dict[str, Any]) -> str:
 
 def seal(folder: Path) -> None:
     """Writes the digests of all files of a finished folder into it."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _SEAL)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = [path for path in files if not path.name.startswith(_SEAL)]
     write_record(folder / _SEAL, {path.name: digest_of(path) for path in files})
 
 

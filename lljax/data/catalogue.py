@@ -169,8 +169,9 @@ def _find_builder(name: str, folder: Path, make: Callable[[], Any]) -> Any:
 def _check(folder: Path) -> None:
     """Removes a prepared data set that is damaged; Damaged says that it did."""
     if folder.is_dir() and not cache.is_sealed(folder):
-        # Prepared before there were seals, or the process was killed just before sealing it.
-        with cache.writable(folder.parent):
+        # Prepared before there were seals, or the process was killed just before sealing it. It
+        # can be read where it cannot be written.
+        with contextlib.suppress(TextError), cache.writable(folder.parent):
             cache.seal(folder)
     elif damaged := cache.damage(folder):
         _discard(folder, damaged)
