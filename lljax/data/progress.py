@@ -1,17 +1,13 @@
-"""What a waiting person sees while text is fetched, read and tokenised, and how Ctrl-C gets in."""
+"""What a waiting person sees while text is fetched, read and tokenised."""
 
 import sys
-import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 QUIET_SECONDS = 10.0  # between lines where there is no terminal for a bar
 DELAY_SECONDS = 3.0  # before a bar appears: small texts need none
-
-ResultT = TypeVar("ResultT")
 
 
 def log(message: str) -> None:
@@ -61,28 +57,3 @@ class Progress:
         if self._total:
             return f"{min(self._done / self._total, 1):.0%}"
         return tqdm.format_sizeof(self._done, self._unit)
-
-
-def interruptible(work: Callable[[], ResultT], tick: Callable[[], None]) -> ResultT:
-    """The result of a long call into C, which Ctrl-C does not have to wait for.
-
-    The call is made in a thread of its own, so it must let other threads run. `tick` is called
-    several times a second.
-    """
-    results: list[ResultT] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-        tick()
-    if errors:
-        raise errors[0]
-    return results[0]

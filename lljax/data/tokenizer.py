@@ -7,7 +7,6 @@ are no marks for the start or end of a document: a sequence never holds text of 
 import bisect
 import dataclasses
 import functools
-import io
 import itertools
 import json
 from collections import Counter
@@ -19,11 +18,11 @@ import numpy as np
 
 from lljax.data.encoding import BATCH, encode_in_pieces, load_model
 from lljax.data.errors import TextError
-from lljax.data.progress import Progress, interruptible
+from lljax.data.progress import Progress
+from lljax.data.train_worker import PAD, UNK
+from lljax.data.training import train_model
 from lljax.safe_text import printable
 
-PAD = 0
-UNK = 1
 NUM_SPECIAL = 2
 """Ids below are special; those of tokens run from here to the vocabulary's size."""
 
@@ -215,8 +214,7 @@ def _train(documents: list[str], vocab_size: int) -> Tokenizer:
     for pieces, spelled in dict.fromkeys(alphabets):
         unused = 256 - len(spelled) if spelled else 0  # a model has all pieces for bytes or none
         lines = _training_lines(documents, ranked[:pieces], [*ranked[pieces:], *_RESERVED])
-        with Progress("training the tokenizer", characters, " characters") as progress:
-            model = _train_model(lines, vocab_size + unused, spelled is not None, progress)
+        model = train_model(lines, characters, vocab_size + unused, spelled is not None)
         processor = load_model(model)
         kept = [
             i
@@ -228,55 +226,6 @@ def _train(documents: list[str], vocab_size: int) -> Tokenizer:
         if tokenizer.vocab_size == vocab_size:
             break
     return tokenizer
-
-
-def _train_model(
-    lines: Iterator[str], vocab_size: int, byte_fallback: bool, progress: Progress
-) -> bytes:
-    import sentencepiece
-
-    model = io.BytesIO()
-    stopped = False
-
-    def sentences() -> Iterator[str]:
-        for line in lines:
-            if stopped:
-                return
-            progress.advance(len(line))
-            yield line
-
-    def train() -> None:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences(),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            byte_fallback=byte_fallback,
-            character_coverage=1.0,  # below 0.98 is refused, so rare ones are left out of the lines
-            # Text comes back as it was: nothing is normalised, trimmed or put in front.
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            user_defined_symbols=["\n"],
-            max_sentence_length=1 << 16,
-            pad_id=PAD,
-            unk_id=UNK,
-            bos_id=-1,
-            eos_id=-1,
-            minloglevel=2,
-        )
-
-    try:
-        interruptible(train, lambda: progress.advance(0))
-    except RuntimeError as error:  # sentencepiece's own words are of its source code
-        raise TextError(
-            "data.path: no tokenizer can be trained on the text. Check that it is text, or give a "
-            "sentencepiece model as data.tokenizer."
-        ) from error
-    finally:
-        stopped = True
-    return model.getvalue()
 
 
 def read_model(path: Path) -> bytes:
