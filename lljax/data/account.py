@@ -7,7 +7,7 @@ it.
 import dataclasses
 from collections.abc import Mapping
 
-from lljax.data.text import Text
+from lljax.data.text import EMBEDDED, Text
 
 _MOST_UNKNOWN = 0.01  # of the tokens; above that it is warned of
 _MOST_UNUSED = 0.5  # of the sequences
@@ -53,7 +53,7 @@ class TextAccount:
     piece: int = 0
     """Sequences of such a piece at most."""
     used: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Sequences of each set; none where the sets could not be filled."""
+    """Sequences of each set; none before the sets are filled."""
 
     @classmethod
     def of(cls, text: Text, counts: TokenCounts) -> "TextAccount":
@@ -87,13 +87,10 @@ class TextAccount:
         if self.documents > 1:
             documents = f"{self.documents:,} documents divided by {self.divided_by}"
         sets = ", ".join(f"{name} {number:,}" for name, number in self.used.items())
-        number = f"{counts.sequences:,}"
-        if used:
-            number = f"{used:,} of {number} used ({sets})"
         return [
             f"text: {self.bytes_read:,} bytes of {self.source}, {documents}{left_out}{cut}",
-            f"sequences: {number}; {counts.length} tokens each, "
-            f"{counts.padding / self._places:.1%} padding, {self._unknown:.2%} unknown; "
+            f"sequences: {used:,} of {counts.sequences:,} used ({sets}); {counts.length} tokens "
+            f"each, {counts.padding / self._places:.1%} padding, {self._unknown:.2%} unknown; "
             f"{counts.dropped / max(counts.tokens, 1):.1%} of the text in ends too short for one",
         ]
 
@@ -107,7 +104,7 @@ class TextAccount:
                 f"only the first {self.bytes_read:,} bytes{share} of the text are read. Raise "
                 f"data.max_bytes for more."
             )
-        if dropped := self._left_out():
+        if self.source != EMBEDDED and (dropped := self._left_out()):
             numbers = " and ".join(f"{number:,} {name} documents" for number, name in dropped)
             found.append(
                 f"{numbers} are left out. Set data.separator if the text is divided otherwise than "

@@ -201,15 +201,15 @@ def _read(folder: Path, make: Any, text: Text) -> Sequences | None:
         return None
     try:
         builder = catalogue.make_builder(make)
-        blocks = list(catalogue.read_batched(builder.as_data_source(_SPLIT)))
         counts = TokenCounts(**(cache.read_record(folder / _COUNTS_FILE) or {}))
-        return Sequences(
-            np.concatenate([block["tokens"] for block in blocks]),
-            np.concatenate([block["document"] for block in blocks]),
-            Tokenizer.load(folder),
-            text,
-            counts,
-        )
+        tokens = np.empty((counts.sequences, counts.length), np.int32)
+        document = np.empty(counts.sequences, np.int32)
+        row = 0
+        for block in catalogue.read_batched(builder.as_data_source(_SPLIT)):
+            rows = slice(row, row + len(block["document"]))
+            tokens[rows], document[rows] = block["tokens"], block["document"]
+            row = rows.stop
+        return Sequences(tokens, document, Tokenizer.load(folder), text, counts)
     except (MemoryError, ModuleNotFoundError):
         raise
     except Exception:  # whatever a library makes of a file that went while it was read

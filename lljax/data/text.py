@@ -15,7 +15,10 @@ from lljax.data.errors import TextError
 from lljax.data.files import JSON_LINES, Texts, read_file, take_bytes
 from lljax.safe_text import printable, without_secrets
 
-__all__ = ["Text", "TextError", "TextSettings", "read_documents", "read_text"]
+__all__ = ["EMBEDDED", "Text", "TextError", "TextSettings", "read_documents", "read_text"]
+
+EMBEDDED = "the embedded text"
+"""What messages call Python's manual."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,7 @@ class TextSettings:
             return f"data.path: {_shown(self.path)}"
         if self.tfds is not None:
             return f"data.tfds: {_shown(self.tfds)}"
-        return "the embedded text"
+        return EMBEDDED
 
 
 def _shown(text: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from lljax.data.text import TextSettings
+from lljax.errors import UserError
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
 from lljax.tasks.problem import Problem, Task
 
@@ -91,13 +92,15 @@ def _build(config: TransformerConfig) -> Problem:
     account = TextAccount.of(sequences.text, sequences.counts)
     try:
         dealt = deal(sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES})
-        sets = {name: sequences.tokens[indices] for name, indices in dealt.split._asdict().items()}
-        account = account.with_sets(
-            {name: len(tokens) for name, tokens in sets.items()}, dealt.cut_documents, dealt.piece
-        )
-    finally:  # also where the text is too small: it tells why
-        for line in (*account.lines(), *account.warnings()):
+    except UserError:
+        for line in account.warnings():  # they may tell why there is too little text
             log(line)
+        raise
+    sets = {name: sequences.tokens[indices] for name, indices in dealt.split._asdict().items()}
+    used = {name: len(tokens) for name, tokens in sets.items()}
+    account = account.with_sets(used, dealt.cut_documents, dealt.piece)
+    for line in (*account.lines(), *account.warnings()):
+        log(line)
     sets["train"], perturbed = perturb(
         sets["train"],
         seed=config.seed,
