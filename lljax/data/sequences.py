@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lljax.data import cache, catalogue
+from lljax.data import cache, catalogue, remote
 from lljax.data.account import TokenCounts
 from lljax.data.errors import TextError
 from lljax.data.progress import Progress, log
@@ -88,10 +88,8 @@ def _write(windows: Sequences, make: Any) -> None:
     except (OSError, TextError, MemoryError):
         raise
     except Exception as error:  # whatever array_record makes of a disk that is full
-        folder = Path(make().data_path)
-        raise cache.unwritable(folder.parent, OSError(0, f"{type(error).__name__}: {error}")) from (
-            error
-        )
+        reason = OSError(0, remote.shown(error).partition(";")[0])
+        raise cache.unwritable(Path(make().data_path).parent, reason) from error
 
 
 def _fingerprint(documents: list[str], settings: TextSettings) -> str:
