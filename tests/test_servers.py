@@ -140,9 +140,9 @@ def test_what_cannot_be_used_is_refused_and_not_kept(tmp_path, answer):
 @pytest.mark.parametrize(
     "answer",
     [
-        [OK + b"\r\n", *[b"x", 0.05] * 60],
-        [OK + b"Content-Length: 99\r\n\r\nx", 3.0],
-        [b"HTTP/1.1 200 OK\r\n", *[b"A", 0.05] * 60],
+        [OK + b"\r\n", *[b"x", 0.05] * 30],
+        [OK + b"Content-Length: 99\r\n\r\nx", 1.5],
+        [b"HTTP/1.1 200 OK\r\n", *[b"A", 0.05] * 30],
     ],
     ids=["drips", "stalls", "drips headers"],
 )
@@ -233,6 +233,7 @@ def test_names_from_servers_are_plain_file_names(tmp_path):
     assert len(name) < 100
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_download(tmp_path):
     code = (
         "from lljax.data.text import *\nread_documents(TextSettings(path={!r}, cache_dir={!r}))\n"
