@@ -21,6 +21,9 @@ SMALL_SWEEP = (
     *("--data.num-validation", "64", "--data.num-test", "64"),
 )
 
+ACCOUNT = ("text: ", "sequences: ", "warning: ")
+"""How lines begin that tell what became of a text."""
+
 # Many documents, with letters enough for the vocabulary, none of them as long as the context.
 SHORT = "\n\n".join(f"{chr(97 + k % 26)}{chr(97 + k // 26)}{k}" for k in range(600)).encode()
 
@@ -74,7 +77,13 @@ def test_a_plan_comes_true(finished, cache):
     assert f"{parameters:,}; a state of the inner optimiser takes" in text
     assert re.search(rf"takes {4 * parameters / 1e3:.3g} kB", text)
     (chosen,) = [line for line in text.splitlines() if "<- chosen" in line]
-    assert chosen.split()[0] in finished[1].stderr.splitlines()[0]
+    said, (first, second, *_) = result.stderr.splitlines(), finished[1].stderr.splitlines()
+    assert chosen.split()[0] in next(
+        line for line in finished[1].stderr.splitlines() if not line.startswith(ACCOUNT)
+    )
+    assert said[:2] == [first, second]
+    assert first.startswith("text: ")
+    assert "used (train 24, desired 16, validation 16, test 16)" in second
     assert "meta-gradient" in text
 
 

@@ -1,6 +1,7 @@
 """Text from elsewhere: real servers on loopback, and the catalogue."""
 
 import http.server
+import shutil
 import socket
 import threading
 import time
@@ -8,7 +9,7 @@ import types
 
 import numpy as np
 import pytest
-from texts import DOCUMENTS
+from texts import DAMAGES, DOCUMENTS, flip_a_bit
 
 from lljax.data import remote
 from lljax.data.text import TextError, TextSettings, read_documents
@@ -106,14 +107,19 @@ def test_the_catalogue(tmp_path, monkeypatch):
         patch.setattr(
             tfds.core.DatasetBuilder, "_make_download_manager", lambda *_, **__: downloads
         )
-        patch.setattr(remote, "_why_unreachable", lambda url: None)
+        patch.setattr(remote, "why_unreachable", lambda url: None)
         documents = read_documents(settings)
     assert documents[:-1] == DOCUMENTS[: len(documents) - 1]  # its `train` is 90 % of the text
     assert "\n\n".join(documents) == text[: int(len(text) * 0.9)].strip()
     assert read_documents(settings) == documents  # needs no network any more
+    (shard,) = tmp_path.glob("cache/tiny_shakespeare/*/*train.array_record*")
+    flip_a_bit(shard)
+    monkeypatch.setattr(remote, "why_unreachable", lambda url: "no network")
+    with pytest.raises(TextError, match=r"has to be downloaded, and .* cannot be reached"):
+        read_documents(settings)
 
 
-def test_a_data_set_with_other_features_and_splits(tmp_path):
+def test_a_data_set_with_other_features_and_splits(tmp_path, capfd):
     import tensorflow_datasets as tfds
 
     class TwoSplitsForLljax(tfds.core.GeneratorBasedBuilder):
@@ -132,7 +138,28 @@ def test_a_data_set_with_other_features_and_splits(tmp_path):
             yield from ((i, {"story": text, "stars": i}) for i, text in enumerate(texts))
 
     settings = TextSettings(tfds="two_splits_for_lljax", cache_dir=str(tmp_path))
-    assert read_documents(settings) == ["x", "y", *DOCUMENTS[2:]]
+    expected = ["x", "y", *DOCUMENTS[2:]]
+    assert read_documents(settings) == expected
+    assert capfd.readouterr() == ("", "")
+    (folder,) = tmp_path.glob("two_splits_for_lljax/1.0.0")
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 5  # two shards, two files about them, and the digests
+    for name in names:
+        for damage in DAMAGES.values():
+            damage(folder / name)
+            assert read_documents(settings) == expected, name
+            # Without digests of its own a data set is taken as it is, and gets them.
+            said = capfd.readouterr().err
+            assert name == "digests.json" or "is damaged" in said
+            assert len(said.splitlines()) <= 2
+    (folder / "digests.json").unlink()
+    shard = next(folder.glob("*-b.array_record*"))
+    DAMAGES["truncated"](shard)
+    assert read_documents(settings) == expected
+    assert "is damaged" in capfd.readouterr().err
+    shutil.rmtree(folder)
+    folder.write_text("")
+    assert read_documents(settings) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """Tokenised text and its cache: real TensorFlow Datasets, killed and damaged."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
-from texts import DOCUMENTS, make_documents, prepared
+from texts import DAMAGES, DOCUMENTS, make_documents, prepared
 
 from lljax.data.sequences import load_sequences, split_sequences
 from lljax.data.text import TextError
@@ -94,12 +97,99 @@ def test_killed_in_the_middle_and_used_again(settings, tmp_path):
     assert sequences.tokenizer == again.tokenizer
 
 
-def test_a_damaged_cache_is_refused(settings, tmp_path):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_found_and_made_again(settings, tmp_path, capfd, damage):
+    first = load_sequences(settings())
+    (folder,) = prepared(tmp_path)
+    names = sorted(path.name for path in folder.iterdir())
+    assert {"tokenizer.model", "tokenizer.json", "dataset_info.json"} < set(names)
+    for name in names:
+        DAMAGES[damage](folder / name)
+        again = load_sequences(settings())
+        np.testing.assert_array_equal(again.tokens, first.tokens)
+        np.testing.assert_array_equal(again.document, first.document)
+        assert again[2:] == first[2:]
+        assert capfd.readouterr().err == f"warning: {folder} is damaged and is made again.\n"
+        assert sorted(path.name for path in folder.iterdir()) == names
     load_sequences(settings())
-    (records,) = prepared(tmp_path)[0].glob("*array_record*")
-    records.write_bytes(records.read_bytes()[:-1000])
-    with pytest.raises(TextError, match=r"data.cache_dir: .* cannot be read .* Delete that folder"):
-        load_sequences(settings())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_in_place_of_a_folder_is_made_again(settings, tmp_path):
+    first = load_sequences(settings())
+    (folder,) = prepared(tmp_path)
+    for place in (folder, folder.parent):
+        shutil.rmtree(place)
+        place.write_text("no folder")
+        np.testing.assert_array_equal(load_sequences(settings()).tokens, first.tokens)
+    (folder.parent / ".lock").unlink(missing_ok=True)
+    (folder.parent / ".lock").mkdir()
+    shutil.rmtree(folder)
+    np.testing.assert_array_equal(load_sequences(settings()).tokens, first.tokens)
+
+
+def test_what_killed_processes_left_is_removed_by_the_next(settings, tmp_path):
+    load_sequences(settings())
+    (folder,) = prepared(tmp_path)
+    left = folder.parent / "incomplete.ABC_2.0.0"
+    busy = tmp_path / "cache" / "lljax_sequences" / "another" / "incomplete.DEF_2.0.0"
+    for leftover in (left, busy):
+        leftover.mkdir(parents=True)
+    with filelock.FileLock(busy.parent / ".lock"):
+        load_sequences(settings(context=8))
+    assert (left.exists(), busy.exists()) == (False, True)
+
+
+def test_without_a_home_folder_the_cure_is_named(settings, monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/proc/nothing")
+    with pytest.raises(TextError, match=r"data.cache_dir: .* or in the .* XDG_CACHE_HOME"):
+        load_sequences(settings(cache_dir=None))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    load_sequences(settings(cache_dir=None))
+    assert list((tmp_path / "xdg" / "lljax").iterdir())
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence(settings, tmp_path):
+    """A limit on the size of files has the same effect, without a disk of one's own."""
+    mine = settings(make_documents(2_000))
+    code = (
+        "import resource; from lljax.data.sequences import *; import tensorflow_datasets\n"
+        "from lljax.data.text import TextError\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        f"try: load_sequences(TextSettings(path={mine.path!r}, vocab_size=200, context=16, "
+        f"cache_dir={mine.cache_dir!r}))\n"
+        "except TextError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.match(r"data.cache_dir: .* cannot be written .* Make room", done.stdout), done
+    assert load_sequences(mine).document[-1] == 1999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6, 1.2, 2.5])
+def test_ctrl_c_ends_it_at_once_and_leaves_nothing(settings, tmp_path, seconds):
+    mine = settings(make_documents(40_000))
+    code = (
+        "import sentencepiece, tensorflow_datasets; from lljax.data.sequences import *\n"
+        "print('begun', flush=True)\n"
+        f"load_sequences(TextSettings(path={mine.path!r}, vocab_size=200, context=16, "
+        f"cache_dir={mine.cache_dir!r}))\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in errors
+    assert process.returncode == -signal.SIGINT
+    assert time.monotonic() - begun < 5
+    assert not list(tmp_path.rglob("incomplete.*"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_cache_that_cannot_be_written(settings, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from texts import DOCUMENTS
 
+from lljax.data import training
 from lljax.data.text import TextError, TextSettings, read_documents
 from lljax.data.tokenizer import NUM_SPECIAL, PAD, UNK, Tokenizer, load_tokenizer, train_tokenizer
 
@@ -86,3 +87,38 @@ def test_a_vocabulary_larger_than_the_text_supports(asked):
     assert train_tokenizer(documents, largest).vocab_size == largest
     with pytest.raises(TextError, match=f"at most {largest} "):
         train_tokenizer(documents, largest + 1)
+
+
+def test_rare_characters_are_spelled_in_bytes():
+    """Where not all characters fit, the bytes that they need are tokens, and nothing is unknown."""
+    rng = np.random.default_rng(0)
+    letters = [chr(0x4E00 + i) for i in range(3000)]
+    documents = ["".join(rng.choice(letters[: 30 * (1 + i % 100)], 200)) for i in range(100)]
+    documents += [*DOCUMENTS[:50], "a mark \u2585, a zero \0 and a \U0010ffff"]
+    for vocab_size in (200, 256, 600, 1000):
+        tokenizer = train_tokenizer(documents, vocab_size)
+        assert tokenizer.vocab_size == vocab_size
+        for document, ids in zip(documents, tokenizer.encode(documents), strict=True):
+            assert NUM_SPECIAL <= min(ids) <= max(ids) < vocab_size
+            assert tokenizer.decode(ids) == document
+    # All characters of this text fit, so that no token is spent on bytes.
+    whole = train_tokenizer(DOCUMENTS, 256)
+    assert not any(whole._processor.is_byte(token) for token in whole.kept)
+
+
+@pytest.mark.slow
+def test_a_large_text_without_spaces_is_sampled_and_nothing_is_unknown():
+    rng = np.random.default_rng(0)
+    documents = ["".join(rng.choice(list("ACGT"), 4_500_000)), "N"]
+    tokenizer = train_tokenizer(documents, 64)
+    first, last = tokenizer.encode(documents)
+    assert UNK not in first + last
+    assert tokenizer.decode(first) == documents[0]
+
+
+def test_training_in_a_process_gives_the_same(monkeypatch):
+    here = train_tokenizer(DOCUMENTS, 200)
+    monkeypatch.setattr(training, "_SMALL", 0)
+    assert train_tokenizer(DOCUMENTS, 200) == here
+    with pytest.raises(TextError, match="no tokenizer can be trained"):
+        training.train_model(iter(["", "\0"]), 1, 100, False)

@@ -22,3 +22,18 @@ DOCUMENTS = make_documents(300)
 def prepared(tmp_path):
     """The folders of the cache that would be read."""
     return list((tmp_path / "cache").glob("lljax_sequences/*/[0-9]*"))
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "flipped": lambda path: flip_a_bit(path),
+    "empty": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir(), (path / "x").touch()),
+}
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)

@@ -1,66 +1,50 @@
-"""Text from elsewhere: files at a URL, and the TensorFlow Datasets catalogue without TensorFlow.
+"""Files at a URL: fetched once, under a lock, checked, and put into place whole or not at all.
 
-Both are fetched once, under a lock, and put into place whole or not at all. Without a network they
-fail within seconds: both `urlopen` on a silent network and TensorFlow Datasets (204 s of repeated
-attempts) would take far longer.
+Without a network a download fails within seconds, and a server that stalls or sends next to
+nothing is given up: `urlopen` on its own would take far longer, or for ever.
 """
 
-import contextlib
-import difflib
-import glob
+import base64
 import hashlib
 import http.client
-import importlib.util
-import io
 import os
 import re
-import shutil
-import sys
 import threading
-import types
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import filelock
-from tqdm import tqdm
-
-from lljax.errors import UserError
+from lljax.data import cache
+from lljax.data.errors import TextError
+from lljax.data.progress import Progress, log
+from lljax.safe_text import printable, without_secrets
 
 _USER_AGENT = {"User-Agent": "lljax"}  # some servers refuse urllib's own
 _REACH_SECONDS = 5.0
+_ANSWER_SECONDS = 60.0  # for the head of an answer, however slowly it comes
+_SLOW_SECONDS = 30.0  # a server is given up that in this time sends nothing, or less than
+_LEAST_SPEED = 300.0  # bytes a second
+_BLOCK = 1 << 18
 
 
-class TextError(UserError):
-    """The text or a setting about it cannot be used; says which, why, and what to do."""
+class Fetched(NamedTuple):
+    """A file from a URL."""
+
+    path: Path
+    size: int | None
+    """Bytes of the whole file as the server has it, where it says so."""
 
 
-@contextlib.contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Makes a folder of the cache; one process at a time goes on, the others wait.
-
-    Raises:
-      TextError: the folder cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        lock.acquire()
-    except OSError as error:
-        raise TextError(
-            f"data.cache_dir: {folder} cannot be written ({error.strerror or error}). Give another "
-            f"folder as data.cache_dir."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def shown(text: object) -> str:
+    """Text from a server, or an address, in a message: one short line without secrets."""
+    lines = printable(without_secrets(str(text))).strip().splitlines() or [""]
+    return lines[0][:300]
 
 
-def _why_unreachable(url: str) -> str | None:
+def why_unreachable(url: str) -> str | None:
     """None if anything answers at the URL's host, be it a refusal.
 
     In a thread of its own, because no timeout of `urlopen` covers the look-up of the host's name.
@@ -69,17 +53,14 @@ def _why_unreachable(url: str) -> str | None:
     answer = [f"no answer within {_REACH_SECONDS:.0f} seconds"]
 
     def ask() -> None:
-        request = urllib.request.Request(url, headers=_USER_AGENT, method="HEAD")
         try:
-            urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
+            urllib.request.urlopen(_request(url, "HEAD"), timeout=_REACH_SECONDS).close()
             answer[0] = ""
         except urllib.error.HTTPError as error:
             error.close()
             answer[0] = ""
-        except urllib.error.URLError as error:
-            answer[0] = str(error.reason)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            answer[0] = str(error)
+            answer[0] = _reason(error)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -87,251 +68,211 @@ def _why_unreachable(url: str) -> str | None:
     return answer[0] or None
 
 
-def download(url: str, folder: Path, limit: int | None = None) -> Path:
-    """The file at a URL, in `folder`; fetched the first time only.
+def _request(url: str, method: str) -> urllib.request.Request:
+    parts = urllib.parse.urlsplit(url)
+    user, _, place = parts.netloc.rpartition("@")
+    path = urllib.parse.quote(parts.path, safe="/%:=&~+!$,;'@()*")
+    query = urllib.parse.quote(parts.query, safe="/%:=&~+!$,;'@()*?[]")
+    address = urllib.parse.urlunsplit((parts.scheme, place, path, query, ""))
+    request = urllib.request.Request(address, headers=_USER_AGENT, method=method)
+    if user:
+        # Not sent on to where a redirection leads.
+        token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (ValueError, http.client.InvalidURL)):
+        return "it is no valid address"  # the error's own words may hold a password
+    if isinstance(error, urllib.error.URLError):
+        return shown(error.reason)
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection broke off"
+    return shown(error) or type(error).__name__
+
+
+def _target(url: str, folder: Path, limit: int | None) -> Path:
+    name = Path(urllib.parse.urlsplit(url).path).name or "text"
+    digest = hashlib.sha256(f"{url} {limit}".encode("utf-8", "replace")).hexdigest()[:16]
+    return folder / f"{digest}-{re.sub('[^A-Za-z0-9._-]', '_', name)[-80:]}"
+
+
+def _record(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
+
+
+def download(url: str, folder: Path, limit: int | None = None) -> Fetched:
+    """The file at a URL, in `folder`; fetched the first time, and when the copy is damaged.
 
     Args:
       url: http:// or https://.
       folder: made if need be.
-      limit: stop after this many bytes.
+      limit: stop after this many bytes, unless the file is packed.
 
     Raises:
       TextError: no network, no such file, or `folder` cannot be written.
     """
-    name = Path(urllib.parse.urlsplit(url).path).name or "text"
-    digest = hashlib.sha256(f"{url} {limit}".encode()).hexdigest()[:16]
-    target = folder / f"{digest}-{name[-80:]}"
-    if target.exists():
-        return target
-    with writable(folder):
-        if target.exists():  # another process fetched it meanwhile
-            return target
-        if reason := _why_unreachable(url):
+    try:
+        target = _target(url, folder, limit)
+    except ValueError as error:
+        raise TextError(f"data.path: {shown(url)} cannot be used: {_reason(error)}.") from error
+    if fetched := _found(target):
+        return fetched
+    with cache.writable(folder):
+        if fetched := _found(target):  # another process fetched it meanwhile
+            return fetched
+        if target.exists():
+            log(f"warning: {target} is damaged and is fetched again.")
+        for leftover in (*folder.glob("*.part"), target, _record(target)):
+            cache.remove(leftover)
+        if reason := why_unreachable(url):
             raise TextError(
-                f"data.path: {url} cannot be reached ({reason}). Check the network (and the proxy "
-                f"in HTTPS_PROXY), or fetch the file elsewhere and give its path as data.path."
+                f"data.path: {shown(url)} cannot be reached ({reason}). Check the network (and the "
+                f"proxy in HTTPS_PROXY), or fetch the file elsewhere and give its path as "
+                f"data.path."
             )
-        part = target.with_name(target.name + ".part")
+        part = target.with_name(f"{target.name}.part")
         try:
-            _fetch(url, part, limit)
+            size = _fetch(url, part, limit)
+            content = {"sha256": cache.digest_of(part), "size": size}
+            cache.write_record(_record(target), content)
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
-    return target
+    return Fetched(target, size)
 
 
-def _fetch(url: str, part: Path, limit: int | None) -> None:
+def _found(target: Path) -> Fetched | None:
+    record = cache.read_record(_record(target))
     try:
-        request = urllib.request.Request(url, headers=_USER_AGENT)
-        with urllib.request.urlopen(request, timeout=30) as response, part.open("wb") as file:
-            if response.headers.get_content_type() == "text/html":
-                raise TextError(
-                    f"data.path: {url} is a web page. Give the address of the text file itself "
-                    f"(for example what a page's download button leads to)."
-                )
-            length = response.headers.get("Content-Length")
-            wanted = min((n for n in (length and int(length), limit) if n), default=None)
-            done = 0
-            label = f"downloading {part.name[17:-5]}"
-            with tqdm(total=wanted, unit="B", unit_scale=True, desc=label, disable=None) as bar:
-                while limit is None or done < limit:
-                    size = 1 << 18 if limit is None else min(1 << 18, limit - done)
-                    if not (block := response.read(size)):
-                        break
-                    file.write(block)
-                    done += len(block)
-                    bar.update(len(block))
-            if wanted is not None and done < wanted:
-                raise TextError(
-                    f"data.path: the connection to {url} ended after {done} of {wanted} bytes. Try "
-                    f"again; nothing was kept."
-                )
+        if record is None or cache.digest_of(target) != record["sha256"]:
+            return None
+    except OSError:
+        return None
+    return Fetched(target, record["size"])
+
+
+def forget(fetched: Fetched) -> None:
+    """Removes a file that turned out to be unusable, so that the next try fetches it again."""
+    with cache.writable(fetched.path.parent):
+        cache.remove(fetched.path)
+        cache.remove(_record(fetched.path))
+
+
+def _fetch(url: str, part: Path, limit: int | None) -> int | None:
+    """Writes what is at a URL into a file; returns the size that the server tells."""
+    try:
+        with _open(url) as response:
+            return _receive(url, response, part, limit)
     except urllib.error.HTTPError as error:
         error.close()
         raise TextError(
-            f"data.path: {url} answers {error.code} {error.reason}. Check the address."
+            f"data.path: {shown(url)} answers {error.code} {shown(error.reason)}. Check the "
+            f"address."
         ) from error
+    except TimeoutError as error:
+        raise _too_slow(url) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        if isinstance(error, TextError):
+        if isinstance(error, TextError) or getattr(error, "filename", None):
             raise
         raise TextError(
-            f"data.path: {url} could not be fetched into {part.parent} ({error}). Nothing was kept."
+            f"data.path: {shown(url)} could not be fetched ({_reason(error)}). Try again, or fetch "
+            f"the file elsewhere and give its path as data.path; nothing was kept."
         ) from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TensorFlow Datasets from printing on stdout, logging, and drawing bars into a file."""
-    import tensorflow_datasets as tfds
-    from absl import logging
+def _open(url: str) -> Any:
+    """The answer of a server; waits in slices, so that Ctrl-C and a deadline end it."""
+    answers: list[Any] = []
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        logging.set_verbosity(verbosity)
+    def ask() -> None:
+        try:
+            answers.append(urllib.request.urlopen(_request(url, "GET"), timeout=_SLOW_SECONDS))
+        except Exception as error:
+            answers.append(error)
 
-
-def make_builder(make: Callable[[], Any]) -> Any:
-    """A TensorFlow Datasets builder, made without messages."""
-    with _quiet():
-        return make()
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    if not answers:
+        raise TimeoutError
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    return answers[0]
 
 
-def prepare(make: Callable[[], Any], before: Callable[[], None] = lambda: None) -> Any:
-    """Prepares a data set unless it is there; returns a builder that can read it.
-
-    TensorFlow Datasets writes into a folder beside the final one and renames it at the end, so a
-    killed process leaves nothing that would be read; its leftovers are removed here.
-
-    Args:
-      make: makes the builder.
-      before: called before the preparation, under the lock.
-
-    Raises:
-      TextError: the cache cannot be written.
-    """
-    builder = make_builder(make)
-    folder = Path(builder.data_path).parent
-    with writable(folder):
-        if not builder.data_path.exists():
-            for leftover in folder.glob("incomplete.*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            before()
-            with _quiet():
-                builder.download_and_prepare(file_format="array_record")
-    return make_builder(make)  # only a new one knows what is on disk
-
-
-@contextlib.contextmanager
-def _files_without_tensorflow(module: types.ModuleType) -> Iterator[None]:
-    """Lends a catalogue module the few file functions of TensorFlow that it uses.
-
-    Builders of texts such as tiny_shakespeare, lm1b and pg19 need TensorFlow only to open files.
-    """
-    if importlib.util.find_spec("tensorflow") is not None or not hasattr(module, "tf"):
-        yield
-        return
-    gfile = types.SimpleNamespace(
-        GFile=lambda path, mode="r": open(  # noqa: SIM115
-            path, mode, encoding=None if "b" in mode else "utf-8"
-        ),
-        exists=os.path.exists,
-        isdir=os.path.isdir,
-        listdir=os.listdir,
-        glob=lambda pattern: sorted(glob.glob(os.fspath(pattern))),
-        walk=os.walk,
+def _too_slow(url: str) -> TextError:
+    return TextError(
+        f"data.path: {shown(url)} sends fewer than {_LEAST_SPEED:.0f} bytes a second for "
+        f"{_SLOW_SECONDS:.0f} seconds. Try again later, or fetch the file elsewhere and give its "
+        f"path as data.path; nothing was kept."
     )
-    compat = types.SimpleNamespace(as_text=lambda s: s.decode() if isinstance(s, bytes) else s)
-    original = module.tf
-    module.tf = types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile), compat=compat)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        module.tf = original  # type: ignore[attr-defined]
 
 
-def read_catalogue(name: str, folder: Path) -> Iterator[str]:
-    """Texts of a data set of the TensorFlow Datasets catalogue, one by one.
-
-    They are those of the split `train`, or of all splits if there is none of that name. A data set
-    that was prepared before (as array_record) in `folder`, or where TensorFlow Datasets keeps its
-    own, needs no network.
-
-    Raises:
-      TextError: no such data set, it has no text, it is out of reach or needs TensorFlow.
-    """
-    import tensorflow_datasets as tfds
-
-    def make(data_dir: Path | None = folder) -> Any:
-        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
-
-    try:
-        builder = make_builder(make)
-    except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(re.split("[/:]", name)[0], known, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+def _receive(url: str, response: Any, part: Path, limit: int | None) -> int | None:
+    headers = response.headers
+    if headers.get_content_type() == "text/html":
         raise TextError(
-            f"data.tfds: the catalogue of TensorFlow Datasets has no {name}.{hint}"
-        ) from error
-    except Exception as error:
-        raise TextError(f"data.tfds: {name} cannot be used: {_first_line(error)}") from error
-    feature = _text_feature(name, builder.info.features, tfds.features.Text)
-    if not builder.data_path.exists():
-        builder = _prepared_elsewhere(make) or _prepare_catalogue(name, builder, make)
-    splits = sorted(builder.info.splits)
-    # Only the text is decoded: other features may need TensorFlow for it.
-    only = tfds.features.FeaturesDict({feature: tfds.features.Text()})
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    for split in ["train"] if "train" in splits else splits:
-        for example in read_batched(builder.as_data_source(split, deserialize_method=raw)):
-            yield only.deserialize_example_np(example)[feature].decode(errors="replace")
-
-
-def read_batched(examples: Any) -> Iterator[Any]:
-    """The examples of a data source in order; many at once are read several times as fast."""
-    for start in range(0, len(examples), 1024):
-        yield from examples.__getitems__(list(range(start, min(start + 1024, len(examples)))))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
-
-
-def _text_feature(name: str, features: Any, text_type: type) -> str:
-    items = dict(features.items()) if hasattr(features, "items") else {}
-    texts = [key for key, feature in items.items() if isinstance(feature, text_type)]
-    if "text" in texts:
-        return "text"
-    if len(texts) != 1:
-        raise TextError(
-            f"data.tfds: {name} has no feature `text` and not just one that is text, but "
-            f"{', '.join(texts) or 'none'} of {', '.join(items) or 'no named features'}. Choose "
-            f"another data set, or write the text to a file and give it as data.path."
+            f"data.path: {shown(url)} is a web page. Give the address of the text file itself "
+            f"(for example what a page's download button leads to)."
         )
-    return texts[0]
-
-
-def _prepared_elsewhere(make: Callable[[Path | None], Any]) -> Any:
-    try:
-        builder = make_builder(lambda: make(None))
-        path = Path(builder.data_path)
-    except Exception:  # whatever is there, it is no array_record of this data set
-        return None
-    return builder if path.is_dir() and any(path.glob("*array_record*")) else None
-
-
-def _prepare_catalogue(name: str, builder: Any, make: Callable[[], Any]) -> Any:
-    module = sys.modules[type(builder).__module__]
-
-    def check_reach() -> None:
-        if not module.__name__.startswith("tensorflow_datasets."):
-            return  # a user's own builder may need no network
-        # Builders without a list of their URLs fetch from Google's storage.
-        url = next(iter(builder.url_infos), "https://storage.googleapis.com/")
-        if reason := _why_unreachable(url):
-            host = urllib.parse.urlsplit(url).hostname
-            raise TextError(
-                f"data.tfds: {name} has to be downloaded, and {host} cannot be reached ({reason}). "
-                f"Check the network (and the proxy in HTTPS_PROXY), or give a text of your own as "
-                f"data.path."
-            )
-
-    try:
-        with _files_without_tensorflow(module):
-            return prepare(make, check_reach)
-    except TextError:
-        raise
-    except Exception as error:
+    encoding = headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip"):
         raise TextError(
-            f"data.tfds: {name} could not be prepared ({_first_line(error)}). Some data sets of "
-            f"the catalogue need TensorFlow or Beam, which lljax does not use. Choose another, or "
-            f"write its text to a file and give that as data.path."
-        ) from error
+            f"data.path: {shown(url)} comes packed as {shown(encoding)[:20]}, which lljax does not "
+            f"read. Fetch the file elsewhere and give its path as data.path."
+        )
+    length = headers.get("Content-Length", "")
+    size = int(length) if re.fullmatch("[0-9]{1,18}", length.strip()) else None
+    if "chunked" in headers.get("Transfer-Encoding", "").lower():
+        size = None
+    done, window, window_bytes = 0, time.monotonic(), 0
+    name = part.name.partition("-")[2].removesuffix(".part")
+    packed = False
+    expected = size if limit is None else min(size or limit, limit)
+    with Progress(f"downloading {name}", expected) as progress, _Part(part) as file:
+        while limit is None or packed or done < limit:
+            room = _BLOCK if limit is None or packed else min(_BLOCK, limit - done)
+            # Of what has arrived, so that a server that sends a byte at a time is noticed.
+            if not (block := response.read1(room)):
+                break
+            # Of packed text it is not known how many bytes hold enough of it.
+            packed = packed or (done == 0 and block.startswith(b"\x1f"))
+            file.write(block)
+            done += len(block)
+            window_bytes += len(block)
+            progress.advance(len(block))
+            seconds = time.monotonic() - window
+            if seconds >= _SLOW_SECONDS:
+                if window_bytes < _LEAST_SPEED * seconds:
+                    raise _too_slow(url)
+                window, window_bytes = time.monotonic(), 0
+    wanted = size if limit is None or packed or size is None else min(size, limit)
+    if wanted is not None and done < wanted:
+        raise TextError(
+            f"data.path: the connection to {shown(url)} ended after {done} of {wanted} bytes. Try "
+            f"again; nothing was kept."
+        )
+    return None if packed else size
+
+
+class _Part:
+    """A file being written, whose errors name it, unlike those of a connection."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> "_Part":
+        self._file = self._path.open("wb", buffering=0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, block: bytes) -> None:
+        try:
+            while block:
+                block = block[self._file.write(block) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error

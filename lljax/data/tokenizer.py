@@ -7,27 +7,31 @@ are no marks for the start or end of a document: a sequence never holds text of 
 import bisect
 import dataclasses
 import functools
-import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lljax.data.remote import TextError
+from lljax.data.encoding import BATCH, encode_in_pieces, load_model
+from lljax.data.errors import TextError
+from lljax.data.progress import Progress
+from lljax.data.train_worker import PAD, UNK
+from lljax.data.training import train_model
+from lljax.safe_text import printable
 
-PAD = 0
-UNK = 1
 NUM_SPECIAL = 2
 """Ids below are special; those of tokens run from here to the vocabulary's size."""
 
-_BYTE_FALLBACK_FROM = 2048  # from here on the 256 pieces for bytes take at most an eighth
-_RESERVED = "\u2581\u2585"  # sentencepiece's space and its mark for the unknown
+_ALL_BYTES_FROM = 2048  # from here on the 256 pieces for bytes take at most an eighth
+_SPELLED = "\u2585\0"  # sentencepiece's mark for the unknown, and what it trains on no line with
+_RESERVED = "\u2581" + _SPELLED  # its space too
 _MODEL_FILE = "tokenizer.model"
 _KEPT_FILE = "tokenizer.json"
+_MOST_WITHOUT_SPACES = 4_000_000  # characters of such lines that a tokenizer is trained on, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _processor(self) -> Any:
-        return _load_model(self.model)
+        return load_model(self.model)
 
     @functools.cached_property
     def _our_ids(self) -> np.ndarray:
@@ -60,8 +64,14 @@ class Tokenizer:
 
     def encode(self, documents: list[str]) -> list[list[int]]:
         """Ids of each document's tokens; UNK for those that are not kept."""
-        encoded = self._processor.encode(documents)
-        return [self._our_ids[np.asarray(ids, np.int32)].tolist() for ids in encoded]
+        return [ids.tolist() for ids in self.encode_arrays(documents)]
+
+    def encode_arrays(
+        self, documents: list[str], advance: Callable[[int], None] = lambda characters: None
+    ) -> Iterator[np.ndarray]:
+        """The same as int32 arrays, document by document; `advance` hears how far it is."""
+        for ids in encode_in_pieces(self._processor, documents, advance):
+            yield self._our_ids[ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without padding; UNK shows as U+2047, a double question mark."""
@@ -85,31 +95,25 @@ class Tokenizer:
         return cls((folder / _MODEL_FILE).read_bytes(), tuple(kept))
 
 
-def _load_model(model: bytes) -> Any:
-    import sentencepiece
-
-    processor = sentencepiece.SentencePieceProcessor()
-    processor.LoadFromSerializedProto(model)
-    return processor
-
-
 def train_tokenizer(documents: list[str], vocab_size: int) -> Tokenizer:
     """Byte-pair encoding of exactly `vocab_size` tokens; the same documents give the same one.
 
-    From 2048 tokens on, text that the vocabulary lacks is spelled in bytes, so that nothing is
-    lost; in a smaller one it is UNK. Each line end is a token of its own.
+    Characters for which the vocabulary has no room are spelled in bytes, so that nothing is lost:
+    from 2048 tokens on those of any text, in a smaller vocabulary those of these documents, for
+    which it gives up as few tokens as it can. Only in one of less than some 120 tokens there may be
+    no room for that, and rare characters are UNK. Each line end is a token of its own.
 
     Raises:
       TextError: the documents do not hold enough different tokens.
     """
-    model = _train(documents, vocab_size)
-    size = largest = _load_model(model).vocab_size()
+    tokenizer = _train(documents, vocab_size)
+    size = largest = tokenizer.vocab_size
     if size < vocab_size:
         # Without the pieces for bytes, which a small vocabulary lacks, fewer may be possible.
-        while (size := _load_model(_train(documents, largest)).vocab_size()) < largest:
+        while (size := _train(documents, largest).vocab_size) < largest:
             largest = size
         raise _too_large(vocab_size, largest)
-    return Tokenizer(model, tuple(range(NUM_SPECIAL, vocab_size)))
+    return tokenizer
 
 
 def _too_large(vocab_size: int, largest: int) -> TextError:
@@ -119,71 +123,109 @@ def _too_large(vocab_size: int, largest: int) -> TextError:
     )
 
 
-def _characters(documents: list[str], share: float) -> tuple[list[str], int]:
-    """Characters by frequency, and how many of them make up a share of the text."""
+def _characters(documents: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for document in documents:
-        counts.update(document)
-    for reserved in ("\n", *_RESERVED):
-        del counts[reserved]
-    if not counts:
+        for part in _parts(document):
+            counts.update(part)
+    if not counts.keys() - {"\n", *_RESERVED}:
         raise TextError("data.path: the text has no characters that a tokenizer can be trained on.")
-    ranked = counts.most_common()
-    seen = list(itertools.accumulate(count for _, count in ranked))
-    enough = 1 + bisect.bisect_left(seen, share * seen[-1])
-    return [character for character, _ in ranked], enough
+    return counts
 
 
-def _training_lines(documents: list[str], left_out: list[str]) -> Iterator[str]:
+def _parts(document: str) -> Iterator[str]:
+    """Short enough that no call into C with one of them keeps Ctrl-C waiting."""
+    return (document[start : start + BATCH] for start in range(0, len(document), BATCH))
+
+
+def _training_lines(documents: list[str], pieces: list[str], left_out: list[str]) -> Iterator[str]:
+    """The lines to train on: all, but of those without spaces a sample where there are many.
+
+    Training needs some 40 bytes for every character of a word that it has not met before, so a
+    large text in which all words are long, such as one in Chinese, would not fit into memory.
+    """
     ends = str.maketrans(dict.fromkeys(left_out, "\n"))
+    step = -(-sum(map(len, documents)) // _MOST_WITHOUT_SPACES)
+    without_spaces = 0
+    if step > 1:
+        yield "".join(pieces)  # a rare one may be in no line of the sample
     for document in documents:
-        for line in document.translate(ends).split("\n"):
-            # A word of more than 65,535 characters would end the process.
-            yield from (line[start : start + 4000] for start in range(0, len(line), 4000))
+        for part in _parts(document):
+            for line in part.translate(ends).split("\n"):
+                # A word of more than 65,535 characters would end the process.
+                for start in range(0, len(line), 4000):
+                    short = line[start : start + 4000]
+                    if len(short) > 64 * (1 + short.count(" ")):
+                        without_spaces += 1
+                        if without_spaces % step:
+                            continue
+                    yield short
 
 
-def _train(documents: list[str], vocab_size: int) -> bytes:
-    """A model of `vocab_size` tokens, or of fewer if the text has fewer."""
-    byte_fallback = vocab_size >= _BYTE_FALLBACK_FROM
-    room = vocab_size - NUM_SPECIAL - 1 - 256 * byte_fallback  # 1: the line end
-    characters, enough = _characters(documents, share=0.9995 if byte_fallback else 1.0)
-    model = b""
-    # A text of many characters (Chinese, say) would leave no room for longer tokens, or not even
-    # fit: they take half of the room, and more only where there is not enough else.
-    for number in sorted({max(1, min(enough, room // 2)), max(1, min(enough, room))}):
-        model = _train_model(documents, vocab_size, byte_fallback, characters[number:])
-        if _load_model(model).vocab_size() == vocab_size:
+class _Alphabet(NamedTuple):
+    """How the characters of a text are spelled."""
+
+    pieces: int
+    """So many of the most frequent ones are tokens themselves; others are spelled in bytes."""
+    spelled: frozenset[int] | None
+    """The bytes that are tokens; None: none, and others are unknown."""
+
+
+def _bytes_of(characters: Iterable[str]) -> frozenset[int]:
+    return frozenset("".join(characters).encode())
+
+
+def _alphabets(counts: Counter[str], vocab_size: int) -> tuple[list[str], list[_Alphabet]]:
+    """Characters by frequency, and ways to spell them; the first that works is best."""
+    ranked = [c for c, _ in counts.most_common() if c not in ("\n", *_RESERVED)]
+    room = vocab_size - NUM_SPECIAL - 1  # 1: the line end
+    if vocab_size >= _ALL_BYTES_FROM:
+        seen = list(itertools.accumulate(counts[c] for c in ranked))
+        enough = 1 + bisect.bisect_left(seen, 0.9995 * seen[-1])
+        every = frozenset(range(256))
+        half, most = (max(1, min(enough, n)) for n in ((room - 256) // 2, room - 256))
+        return ranked, [_Alphabet(half, every), _Alphabet(most, every)]
+    # How many tokens it takes when only the first n characters are tokens themselves.
+    spelled = set(_bytes_of(c for c in _SPELLED if counts[c]))
+    takes = [len(ranked) + len(spelled)]
+    for number in reversed(range(len(ranked))):
+        spelled.update(ranked[number].encode())
+        takes.append(number + len(spelled))
+    takes.reverse()
+    least = min(takes[1:])
+    if least > room:
+        half, most = (max(1, min(len(ranked), n)) for n in (room // 2, room))
+        return ranked, [_Alphabet(half, None), _Alphabet(most, None)]
+    # A text of many characters (Chinese, say) would leave no room for longer tokens: they take half
+    # of the room, and more only where there is not enough else.
+    chosen = []
+    for limit in (max(room // 2, least), room):
+        pieces = max(n for n in range(1, len(takes)) if takes[n] <= limit)
+        others = [*ranked[pieces:], *(c for c in _SPELLED if counts[c])]
+        chosen.append(_Alphabet(pieces, _bytes_of(others) or None))
+    return ranked, chosen
+
+
+def _train(documents: list[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer of `vocab_size` tokens, or of fewer if the text has fewer."""
+    counts = _characters(documents)
+    characters = counts.total()
+    ranked, alphabets = _alphabets(counts, vocab_size)
+    for pieces, spelled in dict.fromkeys(alphabets):
+        unused = 256 - len(spelled) if spelled else 0  # a model has all pieces for bytes or none
+        lines = _training_lines(documents, ranked[:pieces], [*ranked[pieces:], *_RESERVED])
+        model = train_model(lines, characters, vocab_size + unused, spelled is not None)
+        processor = load_model(model)
+        kept = [
+            i
+            for i in range(NUM_SPECIAL, processor.vocab_size())
+            if not processor.is_byte(i)
+            or (spelled is not None and int(processor.id_to_piece(i)[1:-1], 16) in spelled)
+        ]
+        tokenizer = Tokenizer(model, tuple(kept))
+        if tokenizer.vocab_size == vocab_size:
             break
-    return model
-
-
-def _train_model(
-    documents: list[str], vocab_size: int, byte_fallback: bool, left_out: list[str]
-) -> bytes:
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_training_lines(documents, [*left_out, *_RESERVED]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        byte_fallback=byte_fallback,
-        character_coverage=1.0,  # below 0.98 is refused, so rare ones are left out of the lines
-        # Text comes back as it was: nothing is normalised, trimmed or put in front.
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        user_defined_symbols=["\n"],
-        max_sentence_length=1 << 16,
-        pad_id=PAD,
-        unk_id=UNK,
-        bos_id=-1,
-        eos_id=-1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return tokenizer
 
 
 def read_model(path: Path) -> bytes:
@@ -195,7 +237,10 @@ def read_model(path: Path) -> bytes:
     try:
         return path.expanduser().read_bytes()
     except OSError as error:
-        raise TextError(f"data.tokenizer: {path} cannot be read: {error.strerror}.") from error
+        name = printable(str(path))
+        raise TextError(f"data.tokenizer: {name} cannot be read: {error.strerror}.") from error
+    except RuntimeError as error:
+        raise TextError(f"data.tokenizer: {printable(str(path))}: {error}") from error
 
 
 def load_tokenizer(path: Path, vocab_size: int, documents: list[str]) -> Tokenizer:
@@ -210,15 +255,17 @@ def load_tokenizer(path: Path, vocab_size: int, documents: list[str]) -> Tokeniz
     try:
         if not model:
             raise RuntimeError("it is empty")
-        processor = _load_model(model)
+        processor = load_model(model)
     except RuntimeError as error:
         raise TextError(
-            f"data.tokenizer: {path} is not a sentencepiece model. Give a file such as Mistral's "
-            f"tokenizer.model; a tokenizer.json is of another kind."
+            f"data.tokenizer: {printable(str(path))} is not a sentencepiece model. Give a file "
+            f"such as Mistral's tokenizer.model; a tokenizer.json is of another kind."
         ) from error
-    tokens = itertools.chain.from_iterable(processor.encode(documents))
     size = processor.vocab_size()
-    counts = np.bincount(np.fromiter(tokens, np.int64), minlength=size)
+    counts = np.zeros(size, np.int64)
+    with Progress("counting tokens", sum(map(len, documents)), " characters") as progress:
+        for ids in encode_in_pieces(processor, documents, progress.advance):
+            counts += np.bincount(ids, minlength=size)
     counts[[i for i in range(size) if processor.is_unknown(i) or processor.is_control(i)]] = 0
     kept = np.argsort(-counts, kind="stable")[: vocab_size - NUM_SPECIAL]
     occurring = int(np.count_nonzero(counts))

@@ -16,6 +16,7 @@ import optax
 from lljax import checks
 from lljax.checks import num_examples
 from lljax.errors import RunFailed, UserError
+from lljax.safe_text import printable, without_secrets
 from lljax.tasks.config import ExperimentConfig
 from lljax.types import Batch, LossFn, Params
 
@@ -94,9 +95,11 @@ class Experiment(NamedTuple):
     config: Any  # of type task.config_type
 
     def settings(self) -> dict[str, Any]:
-        """What config.json holds: a tuple as a list, and what JSON has no form for in words."""
+        """What config.json holds: a tuple as a list, what JSON has no form for in words, and URLs
+        without passwords and tokens.
+        """
         settings = {"task": self.task.name, **dataclasses.asdict(self.config)}
-        return json.loads(json.dumps(settings, default=str))
+        return _without_secrets(json.loads(json.dumps(settings, default=str)))
 
 
 class WeightedExamples(NamedTuple):
@@ -138,7 +141,8 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
         own = [frame for frame in frames if frame.filename == _file_of(task.build)]
         place = (own or frames)[-1]
         raise UserError(
-            f"the task {task.name} cannot be built: {type(error).__name__}: {error} "
+            f"the task {task.name} cannot be built: {type(error).__name__}: "
+            f"{printable(without_secrets(str(error)))} "
             f"({place.filename}, line {place.lineno})"
         ) from error
     try:
@@ -248,6 +252,14 @@ def check_shown(shown: Any) -> None:
             f"`show_example` must return a text, a picture of shape (H, W) or (H, W, 3), or both "
             f"as (picture, text); got {type(shown).__name__} with shape {shape}."
         )
+
+
+def _without_secrets(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {name: _without_secrets(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_without_secrets(value) for value in settings]
+    return without_secrets(settings) if isinstance(settings, str) else settings
 
 
 def _file_of(function: Any) -> str | None:

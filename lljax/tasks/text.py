@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from lljax.data.text import TextSettings
+from lljax.errors import UserError
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
 from lljax.tasks.problem import Problem, Task
 
@@ -80,16 +81,26 @@ def _build(config: TransformerConfig) -> Problem:
     import jax
     import jax.numpy as jnp
 
+    from lljax.data.account import TextAccount
     from lljax.data.perturbation import perturb
-    from lljax.data.sequences import load_sequences, split_sequences
+    from lljax.data.progress import log
+    from lljax.data.sequences import deal, load_sequences
     from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
 
     data = config.data
     sequences = load_sequences(data)
-    split = split_sequences(
-        sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES}
-    )
-    sets = {name: sequences.tokens[indices] for name, indices in split._asdict().items()}
+    account = TextAccount.of(sequences.text, sequences.counts)
+    try:
+        dealt = deal(sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES})
+    except UserError:
+        for line in account.warnings():  # they may tell why there is too little text
+            log(line)
+        raise
+    sets = {name: sequences.tokens[indices] for name, indices in dealt.split._asdict().items()}
+    used = {name: len(tokens) for name, tokens in sets.items()}
+    account = account.with_sets(used, dealt.cut_documents, dealt.piece)
+    for line in (*account.lines(), *account.warnings()):
+        log(line)
     sets["train"], perturbed = perturb(
         sets["train"],
         seed=config.seed,
@@ -116,7 +127,7 @@ def _build(config: TransformerConfig) -> Problem:
         num_symbols=data.vocab_size,
         perturbed=perturbed if perturbed.any() else None,
         show_example=lambda n: sequences.tokenizer.decode(train[n].tolist()),
-        facts=(f"vocabulary of {data.vocab_size}",),
+        facts=(f"vocabulary of {data.vocab_size}", account.short),
         provenance="the text (data.path, data.tfds, or the manual of another Python version)",
     )
 

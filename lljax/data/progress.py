@@ -1,0 +1,59 @@
+"""What a waiting person sees while text is fetched, read and tokenised."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+QUIET_SECONDS = 10.0  # between lines where there is no terminal for a bar
+DELAY_SECONDS = 3.0  # before a bar appears: small texts need none
+
+
+def log(message: str) -> None:
+    """A line for people, that does not tear a progress bar."""
+    tqdm.write(message, file=sys.stderr)
+    sys.stderr.flush()
+
+
+class Progress:
+    """How much of something is done: a bar on a terminal, elsewhere a line now and then.
+
+    A context manager.
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str = "B"):
+        """`total` is in `unit`; None where it is not known."""
+        self._label, self._total, self._unit = label, total, unit
+        self._done = 0
+        self._begun = self._said = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        self._bar = tqdm(
+            desc=self._label,
+            total=self._total,
+            unit=self._unit,
+            unit_scale=True,
+            delay=DELAY_SECONDS,
+            leave=False,
+            disable=None,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, number: int) -> None:
+        """So many more are done; 0 only lets a line be said whose time has come."""
+        self._done += number
+        self._bar.update(number)
+        now = time.monotonic()
+        if self._bar.disable and now - self._said > QUIET_SECONDS:
+            self._said = now
+            log(f"{self._label}: {self._share()}, {tqdm.format_interval(now - self._begun)}")
+
+    def _share(self) -> str:
+        if self._total:
+            return f"{min(self._done / self._total, 1):.0%}"
+        return tqdm.format_sizeof(self._done, self._unit)

@@ -1,0 +1,127 @@
+"""The division of sequences into sets that share no document."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from lljax.data.errors import TextError
+
+_LARGEST_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of one document in a set; the first that works
+_SETS = ("test", "validation", "desired", "train")
+
+
+class _Windows(Protocol):
+    @property
+    def document(self) -> np.ndarray: ...
+
+
+class SequenceSplit(NamedTuple):
+    """Indices of windows, int64; no document, or piece of one, has windows in two sets."""
+
+    train: np.ndarray  # [num_train]
+    desired: np.ndarray  # [num_desired]
+    validation: np.ndarray  # [num_validation]
+    test: np.ndarray  # [num_test]
+
+
+class Deal(NamedTuple):
+    """A split, and what had to be cut for it."""
+
+    split: SequenceSplit
+    cut_documents: int
+    piece: int  # windows of a piece at most; 0 where no document was cut
+
+
+def split_sequences(
+    sequences: _Windows,
+    *,
+    seed: int,
+    num_train: int,
+    num_desired: int,
+    num_validation: int,
+    num_test: int,
+) -> SequenceSplit:
+    """Deals shuffled documents to test, validation, desired and train, in that order.
+
+    A set takes documents until it has enough windows; no other set takes windows of those. A
+    document gives at most a sixteenth of a set, so that one long table does not decide what the
+    set is like; more only where the text has too few documents for that. Where whole documents
+    cannot fill every set, long ones are cut into pieces of consecutive windows, as long as the sets
+    allow, and the pieces are dealt instead: any text with enough windows can fill the sets.
+
+    Args:
+      sequences: what `load_sequences` returns.
+      seed: of the order of the documents.
+      num_train: windows of the training set, at least 0; the others alike.
+
+    Raises:
+      TextError: there are not enough windows.
+    """
+    wanted = {"num_train": num_train, "num_desired": num_desired}
+    return deal(
+        sequences, seed=seed, **wanted, num_validation=num_validation, num_test=num_test
+    ).split
+
+
+def deal(sequences: _Windows, *, seed: int, **numbers: int) -> Deal:
+    """As `split_sequences`, with what had to be cut."""
+    counts = np.bincount(sequences.document)
+    wanted = {name: numbers[f"num_{name}"] for name in _SETS}
+    starts = np.cumsum(counts) - counts  # windows of a document stand together
+    for share in _LARGEST_SHARES:
+        sets = _deal(starts, counts, wanted, share, seed)
+        if set(sets) == set(wanted):
+            return Deal(SequenceSplit(**sets), 0, 0)
+    piece = max(1, min((number for number in wanted.values() if number), default=1) // 16)
+    while True:
+        sets = _deal(*_pieces(starts, counts, piece), wanted, 1, seed)
+        if set(sets) == set(wanted):
+            return Deal(SequenceSplit(**sets), int(np.count_nonzero(counts > piece)), piece)
+        if piece == 1:
+            raise _too_few(sets, counts, wanted)
+        piece //= 2
+
+
+def _pieces(starts: np.ndarray, counts: np.ndarray, piece: int) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of at most `piece` windows of one document: where they begin, and how long they are."""
+    number = -(-counts // piece)
+    first = np.repeat(starts, number)
+    place = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+    left = np.repeat(counts, number) - place * piece
+    return first + place * piece, np.minimum(left, piece)
+
+
+def _deal(
+    starts: np.ndarray, counts: np.ndarray, wanted: Mapping[str, int], share: float, seed: int
+) -> dict[str, np.ndarray]:
+    """The windows of each set, as far as the documents last."""
+    documents = np.flatnonzero(counts)
+    np.random.Generator(np.random.PCG64(seed)).shuffle(documents)
+    sets: dict[str, np.ndarray] = {}
+    for name, number in wanted.items():
+        most = np.minimum(counts[documents], max(1, int(number * share)))
+        used = int(np.searchsorted(np.cumsum(most), number)) + 1 if number else 0
+        if used > len(documents):
+            break
+        windows = [starts[d] + np.arange(m) for d, m in zip(documents[:used], most, strict=False)]
+        sets[name] = np.concatenate([np.empty(0, np.int64), *windows])[:number]
+        documents = documents[used:]
+    return sets
+
+
+def _too_few(
+    sets: Mapping[str, np.ndarray], counts: np.ndarray, wanted: Mapping[str, int]
+) -> TextError:
+    """What to say where `sets` are all that single windows could fill."""
+    name = next(name for name in wanted if name not in sets)
+    total = int(counts.sum())
+    left = total - sum(map(len, sets.values()))
+    others = [f"data.num_{other}" for other in sets if wanted[other]]
+    taken = f" after {', '.join(others)} took theirs" if others else ""
+    lower = " or ".join([f"data.num_{name}", *others])
+    return TextError(
+        f"data.num_{name} is {wanted[name]}, but the text has only {left} sequences left{taken}; "
+        f"it has {total} in {np.count_nonzero(counts)} documents. Lower {lower}, or data.context "
+        f"for more and shorter sequences, or give more text."
+    )
