@@ -1,5 +1,12 @@
 """lljax differentiates a whole training run: data weights in, loss curve out."""
 
+# isort: off
+from lljax import process
+
+if process.is_command():
+    process.begin()
+# isort: on
+
 from lljax.compression import acceleration_ratio, compression_ratio
 from lljax.learning_law import (
     contribution_similarity,
