@@ -25,6 +25,7 @@ TRACEBACK = "LLJAX_TRACEBACK"
 _NEEDED = {
     errno.ENOSPC: "Free space on that disk (or inodes: `df -i`)",
     errno.EDQUOT: "Free space in your quota there",
+    errno.EFBIG: "Allow larger files (`ulimit -f`)",
     errno.EACCES: "Make it readable and writable for you",
     errno.EPERM: "Make it readable and writable for you",
     errno.EROFS: "Make that file system writable",

@@ -57,7 +57,7 @@ def find_config(source: str | Path) -> Path:
         path = Path(source).expanduser()
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown ~user
-        raise UserError(f"CONFIG: {source} cannot be read: {error}.") from error
+        raise UserError(f"CONFIG: {source} cannot be read: {str(error).rstrip('.')}.") from error
     if is_file:
         return path
     if is_folder and source:

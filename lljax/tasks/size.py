@@ -26,6 +26,16 @@ def require_memory(num_bytes: int, what: str, arithmetic: str, flags: str) -> No
         )
 
 
+def require_memory_for_policies(num_steps: int, num_train: int) -> None:
+    """As `require_memory` for what a run holds of the form [T, N]."""
+    require_memory(
+        5 * 4 * num_steps * num_train,  # the uniform one, the best, a trial, gradient, momentum
+        "five policies",
+        f"each {num_steps:,} inner steps x {num_train:,} training examples x 4 bytes",
+        "inner.num_steps or the number of training examples (data.num_train)",
+    )
+
+
 def host_memory() -> int:
     """Bytes of memory, a container's limit included."""
     try:
