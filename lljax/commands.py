@@ -1,5 +1,6 @@
 """What the commands of the command line do, once their flags are read: engine, then report."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +24,15 @@ def run(experiment: Experiment, root: Path) -> None:
     """
     from lljax.engine.run import run as run_experiment  # orbax, and JAX's device
 
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_without_traceback)
     run_experiment(experiment, root, report)
     print(printable(summary_table(load_results(root).summary)))
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """What orbax logs with a traceback it raises too, where it is told in a sentence."""
+    return not record.exc_info
 
 
 def report(root: Path, pdf: bool = False) -> Path:

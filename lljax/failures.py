@@ -75,8 +75,9 @@ def _translated(error: Exception, command: str, place: Path | None) -> Exception
                 f"a smaller --inner.memory-budget-gb or a smaller --inner.microbatch-size; `lljax "
                 f"plan` tells what is needed.{again}"
             )
-        if isinstance(cause, OSError):
-            return StorageFailed(_of_storage(cause, place) + again)
+        storage = _storage_error(cause)
+        if storage is not None:
+            return StorageFailed(_of_storage(storage, place) + again)
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         package = _package_of(error.name)
         cure = f"package {package}, which is not installed: pip install {package}"
@@ -92,6 +93,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
+
+
+def _storage_error(error: BaseException) -> OSError | None:
+    """The error of the operating system that it is or, from orbax's arrays, tells of."""
+    if isinstance(error, OSError):
+        return error
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is None:
+        return None
+    number, file = int(code[1]), re.search(r'"(/[^"]*)"', str(error))
+    return OSError(number, os.strerror(number), file and file[1])
 
 
 def _of_storage(error: OSError, place: Path | None) -> str:

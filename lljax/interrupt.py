@@ -46,8 +46,7 @@ def install() -> None:
     for number in signals:
         signal.signal(number, _on_signal)
     os.register_at_fork(after_in_child=_leave)
-    for hook in ("excepthook", "unraisablehook"):
-        _silence_interrupts(hook)
+    sys.excepthook, sys.unraisablehook = _show_uncaught, _show_unraisable
 
 
 @contextlib.contextmanager
@@ -115,13 +114,14 @@ def _leave() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _silence_interrupts(hook: str) -> None:
-    """No traceback where KeyboardInterrupt meets code that does not pass it on."""
-    usual = getattr(sys, hook)
+def _show_uncaught(kind: type[BaseException], error: BaseException, place: Any) -> None:
+    # Threads of a library's own print here what follows from an error that it raises as well.
+    of_library = threading.current_thread() is not threading.main_thread()
+    if not of_library and not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, place)
 
-    def call(*arguments: Any) -> None:
-        kind = arguments[0] if hook == "excepthook" else arguments[0].exc_type
-        if not issubclass(kind, KeyboardInterrupt):
-            usual(*arguments)
 
-    setattr(sys, hook, call)
+def _show_unraisable(unraisable: Any) -> None:
+    """Not the KeyboardInterrupt that code has ignored: the watching thread has it too."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
