@@ -115,13 +115,17 @@ def _leave() -> None:
 
 
 def _show_uncaught(kind: type[BaseException], error: BaseException, place: Any) -> None:
-    # Threads of a library's own print here what follows from an error that it raises as well.
-    of_library = threading.current_thread() is not threading.main_thread()
-    if not of_library and not issubclass(kind, KeyboardInterrupt):
+    if _is_to_be_shown(kind):
         sys.__excepthook__(kind, error, place)
 
 
 def _show_unraisable(unraisable: Any) -> None:
-    """Not the KeyboardInterrupt that code has ignored: the watching thread has it too."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+    if _is_to_be_shown(unraisable.exc_type):
         sys.__unraisablehook__(unraisable)
+
+
+def _is_to_be_shown(kind: type[BaseException]) -> bool:
+    """Whether an exception that meets code which does not pass it on is news."""
+    # The threads of orbax's C++ tell what follows from an error that the main thread gets too.
+    in_main = threading.current_thread() is threading.main_thread()
+    return in_main and not issubclass(kind, KeyboardInterrupt)
