@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import inspect
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,23 +145,40 @@ def _parse(
         description=inspect.getdoc(purpose),
         arguments=arguments,
     )
-    return config, _without_tilde(path)
+    path = _without_tilde(path)
+    if str(path).encode(errors="replace") != os.fsencode(path):
+        raise UserError(
+            f"--workdir {path} is no UTF-8 text, which checkpoints need. Take another name; where "
+            f"it is the locale that has no such letters, PYTHONUTF8=1 helps."
+        )
+    return config, path
 
 
 def _read_flags(function: Any, arguments: Sequence[str], **settings: Any) -> Any:
-    """tyro's reading of a command line, whose errors repeat nothing that must not be shown."""
+    """What tyro reads from a command line.
+
+    Raises:
+      UserError: a value is refused by its config.
+      SystemExit: after help, or tyro's own words on a wrong flag, which repeat nothing that must
+        not be shown.
+    """
     import tyro
 
     fit_to_show = [printable(without_secrets(argument)) for argument in arguments]
-    if fit_to_show != list(arguments):
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                return tyro.cli(function, args=list(arguments), **settings)
-        except SystemExit as end:
-            if not end.code:  # help
-                raise
-        arguments = fit_to_show  # wrong in the same way
-    return tyro.cli(function, args=list(arguments), **settings)
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            return tyro.cli(function, args=list(arguments), **settings)
+    except SystemExit as end:
+        refusal = end.__context__
+        while refusal is not None:
+            if isinstance(refusal, UserError):
+                raise refusal from None
+            refusal = refusal.__context__
+        if not end.code or fit_to_show == list(arguments):
+            print(words.getvalue(), end="", file=sys.stderr)
+            raise
+    return tyro.cli(function, args=fit_to_show, **settings)  # wrong in the same way
 
 
 def _without_tilde(path: Path) -> Path:

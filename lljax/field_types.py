@@ -84,10 +84,15 @@ def _fit(value: Any, annotation: Any) -> Any:
     elif annotation is bool:
         fits = isinstance(value, bool)
     else:
-        fits = not isinstance(annotation, type) or isinstance(value, annotation)
+        fits = not _is_plain_class(annotation) or isinstance(value, annotation)
     if not fits:
         raise TypeError
     return value
+
+
+def _is_plain_class(annotation: Any) -> bool:
+    special = annotation is Any or getattr(annotation, "_is_protocol", False)
+    return isinstance(annotation, type) and not special
 
 
 def _fit_tuple(value: Any, parameters: tuple[Any, ...]) -> tuple[Any, ...]:
