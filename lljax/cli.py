@@ -82,9 +82,10 @@ def call(arguments: Sequence[str]) -> int:
             commands[command](rest)
     except (UserError, RunFailed) as error:
         failures.show_traceback_if_wanted()
-        failed = "the run failed: " if isinstance(error, RunFailed) else ""
+        status = 1 if isinstance(error, RunFailed) else 2
+        failed = "the run failed: " if status == 1 and command in interrupt.CONTINUED else ""
         print(f"lljax: {failed}{printable(without_secrets(str(error)))}", file=sys.stderr)
-        return 1 if failed else 2
+        return status
     return 0
 
 

@@ -107,7 +107,11 @@ def _storage_error(error: BaseException) -> OSError | None:
 
 
 def _of_storage(error: OSError, place: Path | None) -> str:
-    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    names = [
+        os.fsdecode(name) if isinstance(name, bytes) else str(name)
+        for name in (error.filename, error.filename2)
+        if name is not None
+    ]
     # Writing to an open file names none.
     where = " to ".join(names) or (f"a file in {place}" if place else "a file")
     needed = _NEEDED.get(error.errno or 0, "Put that right")
@@ -115,7 +119,7 @@ def _of_storage(error: OSError, place: Path | None) -> str:
 
 
 def _defect(error: Exception, place: Path | None) -> RunFailed:
-    what = f"{type(error).__name__}: {_first_line(error)}"
+    what = f"{type(error).__name__}: {_first_line(error)}".rstrip(": ")
     frames = list(traceback.walk_tb(error.__traceback__))
     # `config_file` gives config files this name; what lljax calls in them is their own.
     own = [
@@ -131,7 +135,7 @@ def _defect(error: Exception, place: Path | None) -> RunFailed:
     except OSError:
         kept = f"{TRACEBACK}=1 shows its traceback."
     report = "" if own else " Please report it with that file."
-    return RunFailed(f"{whose}: {what} {kept}{report}")
+    return RunFailed(f"{whose}: {what}. {kept}{report}")
 
 
 def _write_traceback(error: Exception, place: Path | None) -> Path:

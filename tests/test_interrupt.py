@@ -68,7 +68,7 @@ def test_while_computing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", WORDS)
-def test_at_fifteen_moments_until_it_is_done(finished, tmp_path, number):
+def test_at_fifteen_moments_until_it_is_done(tmp_path, number):
     """From the first import to the report: each time at once, and the end is the same."""
     workdir, rng = tmp_path / "w", np.random.default_rng(time.time_ns())
     arguments, stopped = (*RUN, workdir, "--outer.checkpoint-seconds", "0"), 0
