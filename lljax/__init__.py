@@ -1,5 +1,12 @@
 """lljax differentiates a whole training run: data weights in, loss curve out."""
 
+# isort: off
+from lljax import process
+
+if process.is_command():
+    process.begin()
+# isort: on
+
 from lljax.checks import look_at_loss_fn as check_loss_fn
 from lljax.compression import acceleration_ratio, compression_ratio
 from lljax.learning_law import (

@@ -2,4 +2,5 @@
 
 from lljax.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

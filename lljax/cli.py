@@ -4,16 +4,21 @@ Only reading the command line is here; `commands` has what the commands do. Pack
 where they are used, so that help is quick and a missing one is named.
 """
 
-import importlib.metadata
+import contextlib
+import difflib
 import inspect
-import re
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import lljax
+from lljax import failures, interrupt, streams
 from lljax.errors import RunFailed, UserError
+from lljax.failures import in_words
+from lljax.safe_text import printable, without_secrets
 
 USAGE = """\
 usage: lljax COMMAND ...
@@ -23,8 +28,10 @@ usage: lljax COMMAND ...
   lljax sweep CONFIG [--workdir DIR] [flags] several runs, and the table that compares them
   lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
   lljax report DIR [--pdf]                   draw the report of a finished run again
+  lljax help [COMMAND], lljax version        this text or a command's own, the version
 
-CONFIG is a Python file, or the name of a config that lljax comes with: `lljax run` lists them.
+CONFIG is a Python file, or the name of a config that lljax comes with: `lljax run` lists them. A
+config file is code, and is executed: run only those that you trust.
 
 Examples:
   lljax run perceptron
@@ -32,69 +39,54 @@ Examples:
   lljax plan transformer --data.path stories.txt
   lljax run perceptron --help                all flags, with this config's values
 
-Exit status: 0 done, 1 the run failed, 2 the input is wrong.
+Exit status: 0 done, 1 the run failed, 2 the input is wrong. Ctrl-C stops a run at once, and the
+same command continues it. LLJAX_TRACEBACK=1 in the environment shows where a failure comes from.
 """
 
 
-CONFIG_HELP = "a Python file that defines get_config(), or the name of a shipped config"
+CONFIG_HELP = (
+    "a Python file that defines get_config(), or the name of a shipped config; the file is code "
+    "that is executed, so run only those that you trust"
+)
 
 
 def main() -> None:
-    """The `lljax` command."""
-    sys.exit(call(sys.argv[1:]))
+    """The `lljax` command, in a process of its own."""
+    output = streams.Streams()
+    with interrupt.stoppable():
+        try:
+            status = call(sys.argv[1:])
+        except SystemExit as end:  # tyro's, after help or a wrong flag
+            status = end.code if isinstance(end.code, int) else 0
+    sys.exit(output.end(status))
 
 
 def call(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit status."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    commands = {"run": _run, "sweep": _sweep, "plan": _plan, "report": _report}
+    if arguments and arguments[0] == "help" and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0 if arguments else 2
-    if arguments[0] == "--version":
+    command, *rest = arguments
+    if command in ("-V", "--version", "version"):
         print(f"lljax {lljax.__version__}")
         return 0
-    command, *rest = arguments
     try:
-        match command:
-            case "run":
-                _run(rest)
-            case "sweep":
-                _sweep(rest)
-            case "plan":
-                _plan(rest)
-            case "report":
-                _report(rest)
-            case _:
-                raise UserError(f"there is no command `{command}`: use run, sweep, plan or report.")
-    except UserError as error:
-        print(f"lljax: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"lljax: the run failed: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "lljax":
-            raise
-        package = _package_of(error.name)
-        cure = f"package {package}, which is not installed: pip install {package}"
-        missing = cure if package else f"module {error.name}, which is not installed."
-        print(f"lljax: `lljax {command}` needs the {missing}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nlljax: interrupted; the same command continues the run", file=sys.stderr)
-        return 1
+        if command not in commands:
+            near = difflib.get_close_matches(command, [*commands, "help", "version"], 1)
+            guess = f" Did you mean `{near[0]}`?" if near else ""
+            raise UserError(f"there is no command `{command}`: use {', '.join(commands)}.{guess}")
+        with in_words(command):
+            commands[command](rest)
+    except (UserError, RunFailed) as error:
+        failures.show_traceback_if_wanted()
+        status = 1 if isinstance(error, RunFailed) else 2
+        failed = "the run failed: " if status == 1 and command in interrupt.CONTINUED else ""
+        print(f"lljax: {failed}{printable(without_secrets(str(error)))}", file=sys.stderr)
+        return status
     return 0
-
-
-def _package_of(module: str) -> str | None:
-    """The package that lljax depends on and that has the module; None if it is no such module."""
-    try:
-        requirements = importlib.metadata.requires("lljax") or []
-    except importlib.metadata.PackageNotFoundError:  # run from its source, not installed
-        return None
-    packages = [re.split(r"[^\w.-]", line)[0] for line in requirements if "extra ==" not in line]
-    names = {package.replace("-", "_").lower(): package for package in packages}
-    names |= {"orbax": "orbax-checkpoint", "PIL": "pillow"}  # imported under another name
-    return names.get(module.partition(".")[0])
 
 
 def _config_name(command: str, arguments: Sequence[str], function: str) -> str | None:
@@ -148,12 +140,54 @@ def _parse(
 
     # The usage line names the config that the values shown belong to.
     named = [] if arguments[0].startswith("-") else [arguments[0]]
-    return tyro.cli(
+    config, path = _read_flags(
         with_workdir if place else without_workdir,
-        prog=" ".join(["lljax", command, *named]),
+        prog=printable(without_secrets(" ".join(["lljax", command, *named]))),
         description=inspect.getdoc(purpose),
-        args=list(arguments),
+        arguments=arguments,
     )
+    path = _without_tilde(path)
+    if str(path).encode(errors="replace") != os.fsencode(path):
+        raise UserError(
+            f"--workdir {path} is no UTF-8 text, which checkpoints need. Take another name; where "
+            f"it is the locale that has no such letters, PYTHONUTF8=1 helps."
+        )
+    return config, path
+
+
+def _read_flags(function: Any, arguments: Sequence[str], **settings: Any) -> Any:
+    """What tyro reads from a command line.
+
+    Raises:
+      UserError: a value is refused by its config.
+      SystemExit: after help, or tyro's own words on a wrong flag, which repeat nothing that must
+        not be shown.
+    """
+    import tyro
+
+    fit_to_show = [printable(without_secrets(argument)) for argument in arguments]
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            return tyro.cli(function, args=list(arguments), **settings)
+    except SystemExit as end:
+        refusal = end.__context__
+        while refusal is not None:
+            if isinstance(refusal, UserError):
+                raise refusal from None
+            refusal = refusal.__context__
+        if not end.code or fit_to_show == list(arguments):
+            print(words.getvalue(), end="", file=sys.stderr)
+            raise
+    return tyro.cli(function, args=fit_to_show, **settings)  # wrong in the same way
+
+
+def _without_tilde(path: Path) -> Path:
+    """The path with ~ expanded, which a shell leaves alone in --workdir=~/x and within quotes."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be found: {error}") from error
 
 
 def _default_workdir(name: str | None) -> str:
@@ -183,7 +217,8 @@ def _run(arguments: Sequence[str]) -> None:
     config, workdir = _parse("run", _run, experiment.config, arguments, place)
     from lljax import commands
 
-    commands.run(experiment._replace(config=config), workdir)
+    with in_words("run", workdir):
+        commands.run(experiment._replace(config=config), workdir)
 
 
 def _sweep(arguments: Sequence[str]) -> None:
@@ -203,7 +238,8 @@ def _sweep(arguments: Sequence[str]) -> None:
         experiments[row] = experiment._replace(config=config)
     from lljax import commands
 
-    commands.sweep(experiments, workdir)
+    with in_words("sweep", workdir):
+        commands.sweep(experiments, workdir)
 
 
 def _plan(arguments: Sequence[str]) -> None:
@@ -212,13 +248,13 @@ def _plan(arguments: Sequence[str]) -> None:
     config, _ = _parse("plan", _plan, experiment.config, arguments, ("", ""))
     from lljax.engine.plan import describe, plan_run
 
-    print(describe(plan_run(experiment._replace(config=config))))
+    print(printable(describe(plan_run(experiment._replace(config=config)))))
 
 
 def _report(arguments: Sequence[str]) -> None:
     import tyro
 
-    def command(
+    def read(
         workdir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
         pdf: bool = False,
     ) -> tuple[Path, bool]:
@@ -230,7 +266,9 @@ def _report(arguments: Sequence[str]) -> None:
         """
         return workdir, pdf
 
-    workdir, pdf = tyro.cli(command, prog="lljax report", args=list(arguments))
+    workdir, pdf = _read_flags(read, prog="lljax report", arguments=arguments)
     from lljax import commands
 
-    print(commands.report(workdir, pdf))
+    workdir = _without_tilde(workdir)
+    with in_words("report", workdir):
+        print(printable(str(commands.report(workdir, pdf))))

@@ -1,14 +1,17 @@
 """What the commands of the command line do, once their flags are read: engine, then report."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from lljax.artifacts.files import write_atomically, write_json
 from lljax.artifacts.results import load_results
-from lljax.errors import RunFailed, UserError
+from lljax.errors import RunFailed, StorageFailed, UserError
+from lljax.failures import in_words
 from lljax.report import sweep_table
 from lljax.report.tables import summary_table
+from lljax.safe_text import printable, without_secrets
 from lljax.tasks.problem import Experiment
 
 
@@ -21,8 +24,15 @@ def run(experiment: Experiment, root: Path) -> None:
     """
     from lljax.engine.run import run as run_experiment  # orbax, and JAX's device
 
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_without_traceback)
     run_experiment(experiment, root, report)
-    print(summary_table(load_results(root).summary))
+    print(printable(summary_table(load_results(root).summary)))
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """What orbax logs with a traceback it raises too, where it is told in a sentence."""
+    return not record.exc_info
 
 
 def report(root: Path, pdf: bool = False) -> Path:
@@ -40,22 +50,27 @@ def sweep(experiments: Mapping[str, Experiment], root: Path) -> None:
     Raises:
       UserError: the first row's input is wrong.
       RunFailed: a row failed; after the table.
+      StorageFailed: a row cannot be written; at once.
     """
     failures: dict[str, Exception] = {}
     workdirs = {name: root / name for name in experiments}
     for name, experiment in experiments.items():
-        print(f"--- {name}", file=sys.stderr, flush=True)
+        print(f"--- {printable(name)}", file=sys.stderr, flush=True)
         try:
-            run(experiment, workdirs[name])
+            with in_words("sweep", workdirs[name]):
+                run(experiment, workdirs[name])
+        except StorageFailed:
+            raise  # the others write to the same disk
         except (RunFailed, UserError) as error:
             if isinstance(error, UserError) and name == next(iter(experiments)):
                 raise  # most likely wrong for all of them
             failures[name] = error
-            print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+            words = printable(without_secrets(f"{name} failed: {error}"))
+            print(words, file=sys.stderr, flush=True)
     rows = sweep_table.rows(workdirs)
     table = sweep_table.text_table(rows)
     write_json(root / "table.json", rows)
     write_atomically(root / "table.txt", f"{table}\n".encode())
-    print(table)
+    print(printable(table))
     if failures:
         raise RunFailed("; ".join(f"{name}: {error}" for name, error in failures.items()))

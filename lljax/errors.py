@@ -7,3 +7,13 @@ class UserError(ValueError):
 
 class RunFailed(Exception):
     """The computation cannot go on; the command line prints it and exits with 1."""
+
+
+class StorageFailed(RunFailed):
+    """A file cannot be written or read, which keeps all that follows from being done too."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or JAX has asked for more memory than there is."""
+    of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error))

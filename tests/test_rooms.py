@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lljax"
-FOR_ALL = {"errors", "safe_text"}
-SHELL_FILES = {"cli", "commands", "__main__", *FOR_ALL}
+FOR_ALL = {"errors", "field_types", "safe_text"}
+PROCESS = {"process", "interrupt", "streams", "failures"}
+SHELL_FILES = {"cli", "commands", "__main__", *PROCESS, *FOR_ALL}
 CORE = {path.stem for path in PACKAGE.glob("*.py")} - SHELL_FILES
 CORE_PACKAGES = {"jax", "numpy", "optax", "chex"}
 
@@ -60,7 +61,9 @@ def test_every_folder_is_a_room():
 def test_the_core_knows_no_shell_and_three_packages():
     for name in sorted(CORE):
         path = PACKAGE / f"{name}.py"
-        assert rooms_of(path) <= CORE, path
+        # The command's process begins with the package, before JAX is imported.
+        allowed = CORE | {"process"} if name == "__init__" else CORE
+        assert rooms_of(path) <= allowed, path
         others = {module.split(".")[0] for module in imports(path)} - {"lljax"}
         assert others - set(sys.stdlib_module_names) <= CORE_PACKAGES, path
 

@@ -23,6 +23,7 @@ from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
+from lljax.tasks.size import require_memory_for_policies
 
 OFFLOAD_ERROR = 1e-5  # relative; more and off-loading is not trusted
 
@@ -54,6 +55,7 @@ def _run(experiment: Experiment, workdir: Workdir) -> None:
     config = experiment.config
     makers = find_trackers(config.trackers)
     problem = build_problem(experiment)
+    require_memory_for_policies(config.inner.num_steps, problem.num_train)
     workdir.claim_data(fingerprint(problem), problem.provenance)
     plan = _checked_plan(problem, config.inner)
     trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())

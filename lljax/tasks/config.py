@@ -5,13 +5,16 @@ are checked where they are made, so that a wrong one is refused before anything 
 """
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import optax
 
 import lljax
 from lljax.errors import UserError
+from lljax.field_types import check_fields
+
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds
+MOST = 10**9  # of anything that is counted, so that the bytes of an array have a number
 
 
 def require(holds: bool, name: str, expected: str, value: Any) -> None:
@@ -21,14 +24,17 @@ def require(holds: bool, name: str, expected: str, value: Any) -> None:
 
 
 def require_positive(name: str, value: float) -> None:
-    require(0 < value < math.inf, name, "a number > 0", value)
+    expected = f"a number > 0 that float32 holds ({SMALLEST} to {LARGEST})"
+    require(SMALLEST <= value <= LARGEST, name, expected, value)
 
 
 def require_counts(section: str, config: Any, *fields: str) -> None:
-    """UserError unless each field of a config's section is at least 1."""
+    """UserError unless each field of a config's section is None or from 1 to `MOST`."""
     for field in fields:
         value = getattr(config, field)
-        require(value >= 1, f"{section}.{field}", "at least 1", value)
+        name = f"{section}.{field}"
+        require(value is None or value >= 1, name, "at least 1", value)
+        require(value is None or value <= MOST, name, f"at most {MOST:,}", value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +62,14 @@ class InnerConfig:
     """Training examples handled at once inside a step; all of them when not given."""
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, "inner.num_steps", "at least 1", self.num_steps)
+        check_fields(self, "inner")
+        require_counts("inner", self, "num_steps", "segments", "microbatch_size")
         require_positive("inner.learning_rate", self.learning_rate)
-        for name in ("clip_norm", "memory_budget_gb", "segments", "microbatch_size"):
-            if getattr(self, name) is not None:
-                require_positive(f"inner.{name}", getattr(self, name))
+        if self.clip_norm is not None:
+            require_positive("inner.clip_norm", self.clip_norm)
+        budget = self.memory_budget_gb
+        fits = budget is None or 0 < budget <= MOST
+        require(fits, "inner.memory_budget_gb", f"above 0 and at most {MOST:,}", budget)
         require(
             self.segments is None or self.segments <= self.num_steps,
             "inner.segments",
@@ -103,26 +112,30 @@ class OuterConfig:
     """Least seconds between two checkpoints inside an outer step; 0: after each segment."""
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, "outer.num_steps", "at least 1", self.num_steps)
+        check_fields(self, "outer")
+        require_counts("outer", self, "num_steps", "check_every", "patience")
+        # Files are named by six digits.
+        require(self.num_steps < 10**6, "outer.num_steps", "below 1,000,000", self.num_steps)
         require_positive("outer.learning_rate", self.learning_rate)
-        require(0 <= self.momentum < 1, "outer.momentum", "in [0, 1)", self.momentum)
-        require(0 <= self.cutoff < 1, "outer.cutoff", "in [0, 1)", self.cutoff)
-        require(self.smoothing >= 0, "outer.smoothing", "at least 0", self.smoothing)
+        # Closer to 1 than that is 1 in float32, and a step has no end.
+        require(0 <= self.momentum <= 0.9999, "outer.momentum", "in [0, 0.9999]", self.momentum)
+        share = self.cutoff
+        require(share == 0 or 1e-9 <= share < 1, "outer.cutoff", "0, or in [1e-9, 1)", share)
+        passes = self.smoothing
+        require(0 <= passes <= 10_000, "outer.smoothing", "at least 0 and at most 10,000", passes)
         every = self.check_every
-        require(every is None or every >= 1, "outer.check_every", "at least 1", every)
         require(
             every is None or self.cutoff > 0 or self.method == "projected_gradient",
             "outer.cutoff",
             "above 0 with outer.check_every, or no weight becomes 0 and nothing can be left out",
             self.cutoff,
         )
-        require(self.grow >= 1, "outer.grow", "at least 1", self.grow)
-        require(0 < self.shrink < 1, "outer.shrink", "in (0, 1)", self.shrink)
+        require(1 <= self.grow <= 100, "outer.grow", "in [1, 100]", self.grow)
+        require(0.001 <= self.shrink < 1, "outer.shrink", "in [0.001, 1)", self.shrink)
         require(0 <= self.train_share < 1, "outer.train_share", "in [0, 1)", self.train_share)
-        patience = self.patience
-        require(patience is None or patience >= 1, "outer.patience", "at least 1", patience)
         seconds = self.checkpoint_seconds
-        require(0 <= seconds < math.inf, "outer.checkpoint_seconds", "a number >= 0", seconds)
+        fits = 0 <= seconds <= MOST
+        require(fits, "outer.checkpoint_seconds", f"at least 0 and at most {MOST:,}", seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +151,7 @@ class ExperimentConfig:
     of a tracker of your own."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(0 <= self.seed < 2**31, "seed", "in [0, 2^31)", self.seed)
         require(
             self.outer.check_every is None or self.inner.microbatch_size is not None,

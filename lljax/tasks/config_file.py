@@ -3,19 +3,24 @@
 import ast
 import difflib
 import importlib.util
+import inspect
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import lljax
 from lljax.errors import UserError
+from lljax.field_types import check_fields
 from lljax.tasks import perceptron, text
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import Experiment, Task
 
 TASKS: tuple[Task, ...] = (perceptron.TASK, text.TASK)
 """The built-in ones; a config file finds its task by the type of its config."""
+
+_NO_FOLDERS = ("", "..", "table.json", "table.txt")  # the last are what a sweep writes beside them
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -45,11 +50,18 @@ def find_config(source: str | Path) -> Path:
     Raises:
       UserError: there is none.
     """
-    path, shipped = Path(source), shipped_configs()
-    if path.is_file():
-        return path
-    if str(source) in shipped:
+    shipped = shipped_configs()
+    if str(source) in shipped:  # whatever else has that name, a workdir for example
         return shipped[str(source)]
+    try:
+        path = Path(source).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown ~user
+        raise UserError(f"CONFIG: {source} cannot be read: {str(error).rstrip('.')}.") from error
+    if is_file:
+        return path
+    if is_folder and source:
+        raise UserError(f"CONFIG: {source} is a folder. Give a Python file, or a config's name.")
     folder = path.parent if path.parent.is_dir() else Path()
     near = difflib.get_close_matches(path.name, [file.name for file in folder.glob("*.py")], 1)
     names = difflib.get_close_matches(path.stem, list(shipped), 1)
@@ -88,7 +100,7 @@ def load_experiments(source: str | Path) -> dict[str, Experiment]:
         )
     for name, config in configs.items():
         _check_config(config, f"get_configs()[{name!r}] of {path} must be")
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
+        if not isinstance(name, str) or Path(name).name != name or name in _NO_FOLDERS:
             raise UserError(f"{path}: the name {name!r} in get_configs() must be a folder's name.")
     kinds = {type(config).__name__ for config in configs.values()}
     if len(kinds) > 1:
@@ -105,6 +117,12 @@ def _find_task(module: ModuleType, path: Path, config: ExperimentConfig) -> Task
                 f"get_task() of {path} must return a Task(name, config_type, build); got "
                 f"{type(task).__name__}."
             )
+        check_fields(task, "Task")
+        if not isinstance(task.config_type, type) or not callable(task.build):
+            raise UserError(
+                f"get_task() of {path}: config_type must be a class and build a function; got "
+                f"{task.config_type!r} and {task.build!r}."
+            )
     for task in (*own, *TASKS):
         if isinstance(config, task.config_type):
             return task
@@ -117,10 +135,23 @@ def _find_task(module: ModuleType, path: Path, config: ExperimentConfig) -> Task
 
 def _check_config(config: Any, where: str) -> Any:
     if not isinstance(config, ExperimentConfig):
+        got = type(config).__name__
+        if isinstance(config, type):
+            got = f"the class {config.__name__}; write {config.__name__}()"
         raise UserError(
             f"{where} an ExperimentConfig, such as a PerceptronConfig, a TransformerConfig or one "
-            f"of your own; got {type(config).__name__}."
+            f"of your own; got {got}."
         )
+    kind = type(config)
+    settings = [
+        hint for hint in inspect.get_annotations(kind).values() if "ClassVar" not in f"{hint}"
+    ]
+    if settings and "__dataclass_fields__" not in vars(kind):
+        raise UserError(
+            f"{kind.__name__} has settings of its own, which are known only once "
+            f"@dataclasses.dataclass(frozen=True) stands above it."
+        )
+    check_fields(config)  # also where its own __post_init__ leaves that out
     return config
 
 
@@ -137,9 +168,9 @@ def _run(path: Path, function: str) -> ModuleType:
         sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit too, which would end without a word
         raise _unreadable(path, error) from error
     if not hasattr(module, function):
         other = {"get_config": "run", "get_configs": "sweep"}
@@ -152,11 +183,19 @@ def _run(path: Path, function: str) -> ModuleType:
 def _call(module: ModuleType, path: Path, function: str) -> Any:
     try:
         return getattr(module, function)()
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit too, which would end without a word
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read: {type(error).__name__}: {error}")
+def _unreadable(path: Path, error: BaseException) -> UserError:
+    if isinstance(error, ModuleNotFoundError):
+        return UserError(
+            f"{path} needs the module {error.name}, which is not installed and not in its folder."
+        )
+    # The last line of the file's own says more than one inside a library.
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f" (line {lines[-1]})" if lines else ""
+    return UserError(f"{path} cannot be read: {type(error).__name__}: {error}{where}")

@@ -1,14 +1,15 @@
 """The paper's linear classification: Gaussian inputs, labelled by a linear teacher (§4.1)."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lljax.field_types import check_fields
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
 from lljax.tasks.problem import Problem, Task
+from lljax.tasks.size import require_memory
 
 SIZES = ("num_train", "num_desired", "num_validation", "num_test")
 
@@ -31,9 +32,10 @@ class PerceptronData:
     """Noise of the training labels: standard deviation as a share of the teacher's output's."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "data")
         require_counts("data", self, "dim", *SIZES)
         noise = self.label_noise
-        require(0 <= noise < math.inf, "data.label_noise", "a number >= 0", noise)
+        require(0 <= noise <= 10**6, "data.label_noise", "in [0, 1,000,000]", noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,13 @@ def perceptron_loss(theta: jax.Array, batch: LabelledInputs) -> jax.Array:
 
 def _build(config: PerceptronConfig) -> Problem:
     data = config.data
+    examples = sum(getattr(data, name) for name in SIZES)
+    require_memory(
+        4 * examples * (data.dim + 1),
+        "the data",
+        f"{examples:,} examples x {data.dim + 1:,} numbers of 4 bytes",
+        "data.dim or the largest of data.num_train, num_desired, num_validation and num_test",
+    )
     sets = make_teacher_student(
         jax.random.key(config.seed),
         dim=data.dim,

@@ -15,7 +15,7 @@ import optax
 
 from lljax import checks
 from lljax.checks import num_examples
-from lljax.errors import RunFailed, UserError
+from lljax.errors import RunFailed, UserError, is_out_of_memory
 from lljax.safe_text import printable, without_secrets
 from lljax.tasks.config import ExperimentConfig
 from lljax.types import Batch, LossFn, Params
@@ -133,9 +133,11 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
     task, config = experiment
     try:
         problem = task.build(config)
-    except (UserError, RunFailed, ModuleNotFoundError, MemoryError):
+    except (UserError, RunFailed, ModuleNotFoundError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # The last line of the task's own file says more than one inside a library.
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == _file_of(task.build)]

@@ -5,8 +5,10 @@ from typing import Literal
 
 from lljax.data.text import TextSettings
 from lljax.errors import UserError
+from lljax.field_types import check_fields
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
 from lljax.tasks.problem import Problem, Task
+from lljax.tasks.size import require_memory
 
 SIZES = ("num_train", "num_desired", "num_validation", "num_test")
 
@@ -29,12 +31,13 @@ class TextData(TextSettings):
     """Operations on each of those: replace a token, delete the last one, or repeat one."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "data")
         super().__post_init__()
-        require_counts("data", self, *SIZES)
+        require_counts("data", self, "context", "vocab_size", *SIZES)
         share = self.perturbed_share
         require(0 <= share <= 1, "data.perturbed_share", "in [0, 1]", share)
         count = self.perturbations
-        require(count >= 0, "data.perturbations", "at least 0", count)
+        require(0 <= count <= 10_000, "data.perturbations", "at least 0, at most 10,000", count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +60,15 @@ class TransformerModel:
     """Positions whose logits are held at once; those of a micro-batch when not given."""
 
     def __post_init__(self) -> None:
-        require_counts("model", self, "width", "num_layers", "num_heads")
+        check_fields(self, "model")
+        require_counts("model", self, "width", "num_layers", "num_heads", "loss_chunk")
         require(
             self.width % self.num_heads == 0,
             "model.width",
             f"a multiple of model.num_heads ({self.num_heads})",
             self.width,
         )
-        chunk = self.loss_chunk
-        require(chunk is None or chunk >= 1, "model.loss_chunk", "at least 1", chunk)
+        require(self.num_layers <= 1000, "model.num_layers", "at most 1,000", self.num_layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,28 @@ class TransformerConfig(ExperimentConfig):
     data: TextData = TextData()
 
 
+def _require_memory(config: TransformerConfig) -> None:
+    model, data = config.model, config.data
+    width, vocabulary = model.width, data.vocab_size
+    parameters = 12 * model.num_layers * width**2 + (2 * vocabulary + data.context) * width
+    require_memory(
+        4 * parameters,
+        "the model",
+        f"12 x {model.num_layers} layers x {width}^2 + (2 x {vocabulary} tokens + {data.context}) "
+        f"x {width} parameters of 4 bytes",
+        "model.width, model.num_layers, data.vocab_size or data.context",
+    )
+    sequences = sum(getattr(data, name) for name in SIZES)
+    require_memory(
+        4 * sequences * (data.context + 1),
+        "the data",
+        f"{sequences:,} sequences x {data.context + 1:,} tokens of 4 bytes",
+        "data.context or the largest of data.num_train, num_desired, num_validation and num_test",
+    )
+
+
 def _build(config: TransformerConfig) -> Problem:
+    _require_memory(config)
     # Flax, numpy's random streams and tokenisers: `lljax run --help` needs none of them.
     import jax
     import jax.numpy as jnp
