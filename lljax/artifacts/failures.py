@@ -40,7 +40,7 @@ def cannot_write(path: Path, error: BaseException) -> RunFailed:
         words = f"{type(error).__name__}: {printable(lines[0])[:200]}"
     else:
         words = os.strerror(number)
-    needed = _NEEDED.get(number or 0, "See to it")
+    needed = _NEEDED.get(number or 0, "Put that right")
     return RunFailed(
         f"{printable(str(path))} cannot be written: {words}. {needed}, and the same command "
         f"continues the run."

@@ -1,8 +1,9 @@
 """Numbered checkpoints in a folder, through orbax: arrays and a record, with digests of both."""
 
+import errno
 import hashlib
 import json
-import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,14 @@ import orbax.checkpoint as ocp
 
 from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.reading import read_json
+from lljax.engine import orbax_noise
 from lljax.engine.progress import log
 from lljax.errors import UserError
 from lljax.safe_text import printable
 
 ARRAYS, RECORD = "arrays", "record"  # the parts of a checkpoint
 OLDER_PART = "default"  # the only part of those that lljax wrote before 0.1.0
+SPARE_BYTES, SPARE_FILES = 2**18, 64  # of a checkpoint beside its arrays
 _RECORD_FILE = "record.json"
 _NUMBER = re.compile("0|[1-9][0-9]*")
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what orbax has not completed
@@ -52,7 +55,7 @@ class CheckpointFolder:
         self._background = background
         self._writing: Path | None = None
         self._checkpointer: ocp.Checkpointer | None = None
-        logging.getLogger("absl").addFilter(_is_not_told_twice)
+        orbax_noise.silence()
 
     def __enter__(self) -> "CheckpointFolder":
         return self
@@ -99,6 +102,7 @@ class CheckpointFolder:
         """
         self.wait()
         arrays = jax.device_get(arrays)
+        needed = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
         signed = {"record": record, "arrays": digest(arrays)}
         parts = {
             ARRAYS: ocp.args.StandardSave(arrays),
@@ -108,6 +112,7 @@ class CheckpointFolder:
         try:
             self.folder.mkdir(exist_ok=True)  # orbax would make a workdir again that is gone
             _remove(path)
+            _check_room(self.folder, needed)
             self._open().save(path.resolve(), args=ocp.args.Composite(**parts))
         except Exception as error:
             raise cannot_write(path, error) from error
@@ -202,10 +207,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _check_room(folder: Path, needed: int) -> None:
+    """OSError where a checkpoint cannot fit: orbax's threads end badly when a disk is full."""
+    disk = os.statvfs(folder)  # a file system that does not count tells of 0 in all
+    full = disk.f_blocks and disk.f_bavail * disk.f_frsize < needed + SPARE_BYTES
+    if full or (disk.f_files and disk.f_favail < SPARE_FILES):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
 def _digest_of_json(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-
-def _is_not_told_twice(record: logging.LogRecord) -> bool:
-    """Drops the tracebacks that orbax's threads log of errors that it raises as well."""
-    return not (record.exc_info and "orbax" in record.pathname)

@@ -34,8 +34,14 @@ def state(claim: Claim, workdir: Workdir, in_words: bool = False) -> State:
     wrong = manifest.wrong_files(workdir.root)
     if wrong is None:
         # Without a manifest that can be read the checkpoints are believed, if there are any.
-        believed = claim.record is None and workdir.report.is_file() and _can_be_read(workdir)
-        return "whole" if believed else "unfinished"
+        if claim.record is None and workdir.report.is_file() and _can_be_read(workdir):
+            return "whole"
+        if in_words and workdir.manifest.exists():
+            log(
+                f"warning: {workdir.manifest} is damaged: the results are written again from the "
+                f"checkpoints"
+            )
+        return "unfinished"
     if not wrong:
         return "whole"
     only_report = all(map(manifest.is_of_report, wrong))

@@ -74,6 +74,7 @@ def _run(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
         f"{config.outer.num_steps} outer steps on {device_name()}; files in {workdir.root}"
     )
     optimization.optimize(start)
+    workdir.check_present()
     _write_results(experiment, problem, workdir, analyses, optimization)
 
 

@@ -61,10 +61,7 @@ class SweepCheckpoints:
             try:
                 arrays, owner = self._files.restore(number, vars(template))
             except Damaged as error:
-                log(
-                    f"warning: {self._files.path(number)} is damaged and is not used: {error}; "
-                    f"{self.label} {outer_step} begins again"
-                )
+                log(f"warning: {self._files.path(number)} is damaged and is not used: {error}")
                 continue
             if owner == self._owner:
                 return Sweep(**arrays)

@@ -1,5 +1,6 @@
 """The folder of a run: where its files are, and how they are read again."""
 
+import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,6 +96,11 @@ class Workdir:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise cannot_write(path, error) from error
+
+    def check_present(self) -> None:
+        """RunFailed if the folder was removed while the run was at work, which may make it anew."""
+        if not self.config.exists():
+            raise cannot_write(self.config, FileNotFoundError(errno.ENOENT, ""))
 
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
         """Makes metrics.jsonl hold just these lines; a word where one of them was not there."""
