@@ -30,30 +30,46 @@ from lljax.tasks.perceptron import PerceptronConfig
 from lljax.tasks.problem import build_problem
 
 
-def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path):
-    from lljax.engine.checkpoints import Checkpoints, SweepCheckpoints
+def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path, capsys):
+    from lljax.engine.checkpoints import Checkpoints
     from lljax.engine.meta_gradient import Sweep
+    from lljax.engine.sweep_checkpoints import SweepCheckpoints
 
     def new_sweep():
         leaf = np.zeros((3, 2), np.float32)
         return Sweep({"objective": leaf[:, 0]}, [leaf], [leaf[0]], leaf)
 
-    outer = Checkpoints(tmp_path / "checkpoints", np.zeros(2))
-    sweeps = SweepCheckpoints(tmp_path / "sweep", every=0)
+    policy, other = np.ones((2, 1)), np.full((2, 1), 2)
+    outer = Checkpoints(tmp_path / "checkpoints", np.zeros(2), run={})
+    sweeps = SweepCheckpoints(tmp_path / "sweep", every=0, run={"data": "a"})
     halfway = new_sweep()
     halfway.forward = 1
-    sweeps.save_at_times(5, halfway, outer)
-    assert sweeps.restore(5, new_sweep()).forward == 1
-    assert sweeps.restore(4, new_sweep()) is None  # of another step
-    sweeps.save_at_times(4, halfway, outer)
-    assert sweeps.restore(4, new_sweep()).forward == 1
+
+    def save(step):
+        assert sweeps.restore(step, policy, new_sweep(), outer) is None
+        sweeps.save_at_times(step, halfway, outer)
+
+    def restored(step, policy=policy, sweeps=sweeps):
+        return sweeps.restore(step, policy, new_sweep(), outer)
+
+    save(5)
+    assert restored(5).forward == 1
+    assert restored(4) is None  # of another step
+    save(4)
+    assert restored(4).forward == 1
+    assert restored(4, other) is None
+    save(4)
+    assert restored(4, sweeps=SweepCheckpoints(tmp_path / "sweep", 0, {"data": "b"})) is None
+    assert "damaged" not in capsys.readouterr().err
+    save(4)
     (number,) = (tmp_path / "sweep").iterdir()
     for file in number.rglob("*"):
         if file.is_file():
             file.write_bytes(b"damaged")
-    assert sweeps.restore(4, new_sweep()) is None
-    sweeps.save_at_times(4, halfway, outer)
-    assert sweeps.restore(4, new_sweep()).forward == 1
+    assert restored(4) is None
+    assert f"{number} is damaged" in capsys.readouterr().err
+    save(4)
+    assert restored(4).forward == 1
 
 
 def outer_steps(on_host, problem, active, num_steps):

@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
-from command_line import RUN, assert_refused, call
+from command_line import RUN, SMALL, assert_refused, call
 
 
 @pytest.mark.parametrize(
@@ -65,42 +66,69 @@ def test_anothers_workdir_is_not_touched(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_workdir_of_another_task_or_of_many_differences_is_one_sentence(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "copy")
+    flags = ("--inner.num-steps", "5", "--inner.segments", "2", "--data.dim", "3", "--seed", "4")
+    flags = (*flags, "--outer.grow", "2", "--outer.shrink", "0.2", "--outer.momentum", "0")
+    result = call(*RUN, workdir, *flags)
+    assert_refused(result, "another config: data.dim is 16 there and 3 here;", "; and 2 more. Give")
+    shutil.rmtree(workdir / "checkpoints")
+    change_config(workdir, task="transformer", model={"dim": 3})
+    result = call(*RUN, workdir)
+    assert_refused(result, "config: task is transformer there and perceptron here. Give this run")
+
+
+def change_config(workdir, **changes):
+    path = workdir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
-    ("file", "content", "words"),
+    ("content", "words"),
     [
-        ("config.json", '{"task": "perc', ["config.json cannot be read"]),
-        ("config.json", "[]", ["does not hold a config"]),
-        ("metrics.jsonl", '{"outer_step": 0}\n{"outer', ["metrics.jsonl"]),
-        ("metrics.jsonl", "", ["metrics.jsonl", "does not hold the outer steps"]),
+        (b'{"task": "perc', "no valid JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe\x00", "no text in UTF-8"),
+        (b"[]", "does not hold a config of lljax"),
+        (b'{"architectures": ["GPT"], "n_layer": 12}', "does not hold a config of lljax"),
     ],
 )
-def test_a_damaged_workdir_is_refused(finished, tmp_path, file, content, words):
-    workdir = shutil.copytree(finished[0], tmp_path / "damaged")
-    (workdir / "report.html").unlink()
-    (workdir / file).write_text(content)
-    assert_refused(call(*RUN, workdir), *words)
-    assert (workdir / file).read_text() == content
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(tmp_path, content, words):
+    (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / "model.safetensors").write_text("precious")
+    assert_refused(call(*RUN, tmp_path), "config.json", words)
+    assert (tmp_path / "config.json").read_bytes() == content
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_lost_checkpoints_do_not_cost_the_rest(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "lost")
-    (workdir / "report.html").unlink()
     shutil.rmtree(workdir / "checkpoints")
-    before = (workdir / "metrics.jsonl").read_bytes()
+    assert call(*RUN, workdir).returncode == 0  # nothing is missing that was wanted
+    (workdir / "policy.npy").unlink()
+    before = {path: path.read_bytes() for path in workdir.rglob("*.*") if path.is_file()}
     result = call(*RUN, workdir)
     assert_refused(result, "checkpoints are missing")
-    assert (workdir / "metrics.jsonl").read_bytes() == before
-    assert list((workdir / "snapshots").iterdir())
+    result = call(*RUN, workdir, "--outer.num-steps", "9")
+    assert_refused(result, "checkpoints are missing")
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_damaged_checkpoint_is_refused(finished, tmp_path):
-    workdir = shutil.copytree(finished[0], tmp_path / "damaged")
-    (workdir / "report.html").unlink()
-    for path in (workdir / "checkpoints").rglob("*"):
-        if path.is_file() and path.stat().st_size > 1000:
-            path.write_bytes(b"\0" * 100)
+def test_checkpoints_of_an_earlier_lljax_are_refused_and_left_alone(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "old")
+    (workdir / "manifest.json").unlink()
+    for step in (7, 8):
+        folder = workdir / "checkpoints" / str(step)
+        (folder / "arrays").rename(folder / "default")
+        shutil.rmtree(folder / "record")
     result = call(*RUN, workdir)
-    assert_refused(result, "checkpoint", "cannot be read")
+    assert result.returncode == 0, result.stderr
+    assert "finished" in result.stderr
+    (workdir / "report.html").unlink()
+    result = call(*RUN, workdir)
+    assert_refused(result, "written by an earlier lljax", "let that lljax finish the run")
+    assert (workdir / "checkpoints" / "8" / "default").exists()
+    assert (workdir / "summary.json").exists()
 
 
 def test_a_workdir_that_is_a_file():
@@ -115,12 +143,46 @@ def test_a_workdir_without_permission(tmp_path):
     assert_refused(result, "cannot be written")
 
 
-def test_a_run_does_not_go_on_with_other_data(finished, tmp_path):
-    workdir = shutil.copytree(finished[0], tmp_path / "copy")
-    (workdir / "report.html").unlink()
-    (workdir / "data.json").write_text(json.dumps({"sha256": "of another text"}))
-    result = call(*RUN, workdir)
-    assert_refused(result, "not those that the run", "the data that the task reads")
+OWN_DATA = """
+import dataclasses
+from pathlib import Path
+import numpy as np
+from lljax.tasks import perceptron
+from lljax.tasks.perceptron import PerceptronConfig
+
+def build(config):
+    problem = perceptron.TASK.build(config)
+    sign = np.float32(Path({path!r}).read_text())
+    test = problem.test._replace(z=sign * problem.test.z)
+    return dataclasses.replace(problem, test=test)
+
+def get_task():
+    return dataclasses.replace(perceptron.TASK, build=build)
+
+def get_config():
+    return PerceptronConfig()
+"""
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    config, data, workdir = (tmp_path / name for name in ("own.py", "data.txt", "run"))
+    config.write_text(OWN_DATA.format(path=str(data)))
+    command = ("run", config, *SMALL, "--workdir", workdir)
+    result = call(*command)
+    assert_refused(result, "data.txt")
+    data.write_text("1")
+    # A refused run has not bound the folder, and neither has one without an outer step.
+    result = call(*command, "--inner.learning-rate", "1e38")
+    assert_refused(result, "diverges", status=1)
+    data.write_text("-1")
+    result = call(*command, "--outer.num-steps", "1")
+    assert result.returncode == 0, result.stderr
+    assert "it is replaced (inner.learning_rate is 1e+38 there and 0.1 here)" in result.stderr
+    data.write_text("1")
+    for damage in (lambda path: None, Path.unlink):
+        damage(workdir / "data.json")
+        result = call(*command, "--outer.num-steps", "2")
+        assert_refused(result, "not those that the run", "the data that the task reads")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("report", "--help")])

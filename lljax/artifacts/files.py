@@ -1,5 +1,6 @@
 """Writes the files of a workdir: each one is checked, then replaced in one go."""
 
+import contextlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lljax.artifacts import schema
+from lljax.artifacts.failures import cannot_write
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -84,9 +86,14 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` so that a reader, or a kill, sees the old or the new file."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replaces `path` by `content` so that a reader, or a kill, sees the old or the new file.
+
+    Raises:
+      RunFailed: the disk does not take it. The old file is as it was.
+    """
+    temporary = None
     try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         # mkstemp makes private files, but an artifact is as readable as any file the user makes.
@@ -94,6 +101,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # the first error says what is wrong
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
         raise

@@ -1,9 +1,6 @@
 """Reads a finished workdir back, and refuses a damaged one in words."""
 
 import dataclasses
-import json
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from lljax.artifacts import schema
+from lljax.artifacts.manifest import wrong_files
+from lljax.artifacts.reading import Unreadable, parse_json, read_npz, read_text
 from lljax.errors import UserError
 
 CURE = "The same `lljax run` command on this workdir continues the run and writes it again."
@@ -70,8 +69,8 @@ def load_results(workdir: Path) -> Results:
     """Reads config.json, metrics.jsonl, summary.json, analysis.npz and any samples.json.
 
     Raises:
-      UserError: there is no such workdir, or a file is missing, half-written or of the wrong form.
-        The message names the file and the cure.
+      UserError: there is no such workdir, or a file is missing, half-written, of the wrong form or
+        not the one that the manifest knows. The message names the file and the cure.
     """
     config = load_settings(workdir)
     summary_path = workdir / schema.SUMMARY_FILE
@@ -79,13 +78,17 @@ def load_results(workdir: Path) -> Results:
         raise UserError(f"{workdir} holds no summary.json: the run has not finished. {CURE}")
     summary = _read_json(summary_path, schema.check_summary)
     samples_path = workdir / schema.SAMPLES_FILE
-    return Results(
+    results = Results(
         config,
         _read_metrics(workdir / schema.METRICS_FILE),
         summary,
         _read_arrays(workdir / schema.ARRAYS_FILE, summary["inner_steps"]),
-        _read_json(samples_path, schema.check_samples) if samples_path.is_file() else {},
+        _read_json(samples_path, schema.check_samples) if samples_path.exists() else {},
     )
+    # After the form of each file, whose faults say more.
+    for name in wrong_files(workdir, schema.RESULT_FILES) or ():
+        raise UserError(f"{workdir / name} is not as it was written: it is damaged. {CURE}")
+    return results
 
 
 def load_settings(workdir: Path) -> dict[str, Any]:
@@ -102,27 +105,26 @@ def load_settings(workdir: Path) -> dict[str, Any]:
     return _read_json(path, schema.check_config)
 
 
-def _read_text(path: Path) -> str:
+def _read_json(path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
+    return _parse(_read(path, read_text), str(path), check)
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
-        return path.read_text(encoding="utf-8")
+        return read(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing. {CURE}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from None
-
-
-def _read_json(path: Path, check: Callable[[Any], None]) -> dict[str, Any]:
-    return _parse(_read_text(path), str(path), check)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. {CURE}") from None
+    except Unreadable as error:
+        raise UserError(f"{path} is half-written or damaged ({error}). {CURE}") from None
 
 
 def _parse(text: str, where: str, check: Callable[[Any], None]) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where} is no valid JSON ({error.msg} at character {error.pos}): it is "
-            f"half-written or damaged. {CURE}"
-        ) from None
+        value = parse_json(text)
+    except Unreadable as error:
+        raise UserError(f"{where} is {error}: it is half-written or damaged. {CURE}") from None
     _apply(lambda: check(value), where)
     return value
 
@@ -149,7 +151,7 @@ def _check_metrics(line: Any) -> None:
 def _read_metrics(path: Path) -> dict[str, np.ndarray]:
     names = [column.name for column in schema.METRICS]
     rows = {}
-    for index, text in enumerate(_read_text(path).splitlines(), start=1):
+    for index, text in enumerate(_read(path, read_text).splitlines(), start=1):
         line = _parse(text, f"{path}, line {index}", _check_metrics)
         # A run that was killed may have written an outer step twice; the later line counts.
         rows[line["outer_step"]] = [
@@ -162,14 +164,7 @@ def _read_metrics(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_arrays(path: Path, num_steps: int) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing. {CURE}")
-    try:
-        # Reading every array now finds a truncated file here and not inside a figure.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is half-written or damaged ({error}). {CURE}") from None
+    found = _read(path, read_npz)
     # Another version of lljax may have written arrays that this one does not know.
     arrays = {name: array for name, array in found.items() if name in schema.ARRAYS}
     _apply(lambda: schema.check_arrays(arrays, num_steps), str(path))

@@ -8,8 +8,10 @@ A finished workdir holds
   policy.npy      the best policy gamma [T, N], float32
   analysis.npz    the arrays that the figures show, `ARRAYS`
   samples.json    training examples with extreme weights, `SAMPLE`; only if the task can show them
-  summary.json    the results in numbers, `SUMMARY`; written last, so a run that has it is finished
+  summary.json    the results in numbers, `SUMMARY`
   figures/, report.html    what `lljax.report` makes of all this
+  manifest.json   a SHA-256 of each of these files; written last, so a run whose files fit it is
+                  finished
 
 and what the engine needs to resume a run. The conventional policy gives every training example the
 same weight at every step. The best policy, called "optimized" in names, is the one with the
@@ -55,6 +57,16 @@ SAMPLES_FILE = "samples.json"
 SUMMARY_FILE = "summary.json"
 FIGURES_FOLDER = "figures"
 REPORT_FILE = "report.html"
+MANIFEST_FILE = "manifest.json"
+RESULT_FILES = (
+    CONFIG_FILE,
+    DATA_FILE,
+    METRICS_FILE,
+    POLICY_FILE,
+    ARRAYS_FILE,
+    SAMPLES_FILE,
+    SUMMARY_FILE,
+)
 
 POLICIES = ("conventional", "optimized")
 SETS = ("desired", "validation", "test")

@@ -1,154 +1,171 @@
-"""Checkpoints through orbax: of the outer loop, one a step, and of a meta-gradient on its way."""
+"""The checkpoints of the outer loop, one an outer step; only those are believed that are intact."""
 
-import shutil
-import time
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lljax.engine.meta_gradient import Sweep
+import lljax
+from lljax.artifacts.failures import cannot_write
+from lljax.engine.checkpoint_folder import OLDER_PART, CheckpointFolder, Damaged
+from lljax.engine.metrics import Metrics
 from lljax.engine.progress import log
 from lljax.errors import UserError
 from lljax.step_control import OuterState
 
+KEPT = 2  # the newest ones, beside the best
+
+
+class Restored(NamedTuple):
+    """Where an optimisation stood."""
+
+    step: int
+    state: OuterState
+    metrics: list[Metrics]  # of outer steps 0 .. step
+
 
 class Checkpoints:
-    """The newest two states of an outer loop, and the one with the best validation AUC.
+    """The newest states of an outer loop, and the one with the best validation AUC.
 
     A context manager: leaving it waits for the writes under way.
     """
 
-    def __init__(self, folder: Path, template: OuterState):
-        """Opens or makes `folder`; `template` gives the shapes and dtypes to restore."""
-        self._folder = folder
-        # Without a device of its own orbax asks for the one that wrote the checkpoint.
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        self._template = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), template
-        )
-        keep = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(2),
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics["validation_auc"], reverse=True, n=1
-                ),
-            ]
-        )
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(), options=ocp.CheckpointManagerOptions(preservation_policy=keep)
-        )
+    def __init__(self, folder: Path, template: OuterState, run: Mapping[str, Any]):
+        """Opens `folder`.
+
+        Args:
+          folder: where they are.
+          template: has the shapes and dtypes of a state.
+          run: whose they are: its settings and data, as JSON can hold them.
+        """
+        self._files = CheckpointFolder(folder, background=True)
+        self._template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+        self._run = dict(run)
+        self._damaged: set[int] = set()
+        self._last: Sequence[Metrics] = ()
 
     def __enter__(self) -> "Checkpoints":
+        self._files.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, *exception: Any) -> None:
+        self._files.__exit__(*exception)
+        if exception[0] is None:
+            self._prune()
 
-    def latest_step(self) -> int | None:
-        """The newest outer step that is wholly on disk; None when there is none."""
-        return self._manager.latest_step()
-
-    def save(self, step: int, state: OuterState, validation_auc: float) -> None:
+    def save(self, step: int, state: OuterState, metrics: Sequence[Metrics]) -> None:
         """Copies the state and returns while it is being written.
 
         Args:
           step: the outer step that `state` is the result of.
           state: what to keep.
-          validation_auc: decides which checkpoint is the best; infinite for a state whose policy
-            an earlier checkpoint holds already.
-        """
-        metrics = {"validation_auc": validation_auc}
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
-
-    def wait(self) -> None:
-        """Until everything saved so far is on disk."""
-        self._manager.wait_until_finished()
-
-    def restore(self, step: int) -> OuterState:
-        """The state that was saved as `step`.
+          metrics: of all outer steps so far.
 
         Raises:
-          UserError: the checkpoint is missing, damaged or of another shape.
+          RunFailed: the disk does not take it, or did not take the one before.
         """
         self.wait()
-        args: Any = ocp.args.StandardRestore(self._template)
-        try:
-            state = self._manager.restore(step, args=args)
-            # Arrays bound to a device, as orbax makes them, would compile every program again.
-            return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state)
-        except Exception as error:
+        self._prune()
+        record = {"outer_step": step, "run": self._run, "metrics": list(metrics)}
+        self._files.save(step, state, record)
+        self._damaged.discard(step)
+        self._last = metrics
+
+    def wait(self) -> None:
+        """Until everything saved so far is on disk; raises as `save`."""
+        self._files.wait()
+
+    def tidy(self) -> None:
+        """Removes what a kill left half-written, and names what is none of lljax's."""
+        self._files.tidy()
+
+    def newest(self) -> Restored | None:
+        """The newest intact checkpoint; damaged ones are told of.
+
+        Raises:
+          UserError: they were written by an earlier lljax, or there is no permission to read them.
+        """
+        numbers = self._files.numbers()
+        for step in reversed(numbers):
+            restored = self._restore(step)
+            if restored is not None:
+                self._last = restored.metrics
+                return restored
+        older = [step for step in numbers if (self._files.path(step) / OLDER_PART).exists()]
+        if older:
             raise UserError(
-                f"the checkpoint of outer step {step} in {self._folder} cannot be read "
-                f"({type(error).__name__}: {error}). Remove {self._folder / str(step)} to go on "
-                f"from the checkpoint before it, or start again in a new --workdir."
-            ) from error
-
-
-class SweepCheckpoints:
-    """The newest state of the meta-gradient that an outer step is computing.
-
-    Written at most every `every` seconds, and seldom enough that writing takes under a twentieth of
-    the time; after each segment where `every` is 0. `label` names such meta-gradients to people.
-    """
-
-    def __init__(self, folder: Path, every: float, label: str = "outer step"):
-        self._folder, self._every, self.label = folder, every, label
-        self._last, self._took = time.monotonic(), 0.0
-
-    def _open(self) -> ocp.CheckpointManager:
-        # What is written changes while the sweep goes on, so it must be written before.
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        return ocp.CheckpointManager(self._folder.resolve(), options=options)
-
-    def save_at_times(self, outer_step: int, sweep: Sweep, outer: Checkpoints) -> None:
-        """Saves the sweep when it is time to."""
-        started = time.monotonic()
-        wait = max(self._every, 20 * self._took) if self._every else 0
-        if started - self._last < wait:
-            return
-        outer.wait()  # the sweep is of no use without the outer step before it
-        with self._open() as manager:
-            number = _number(outer_step, sweep)
-            saved = manager.save(number, args=ocp.args.StandardSave(vars(sweep)))
-        if not saved:
-            raise RuntimeError(f"orbax did not save {self._folder / str(number)}")
-        self._last = time.monotonic()
-        self._took = self._last - started
-
-    def restore(self, outer_step: int, template: Sweep) -> Sweep | None:
-        """The saved sweep of this outer step; None when there is none that can be read."""
-        self._last = time.monotonic()  # a sweep that is over sooner needs no file
-        if not self._folder.exists():
-            return None
-        with self._open() as manager:
-            number = manager.latest_step()
-            if number is not None and number // _numbers_a_step(template) == outer_step:
-                try:
-                    args: Any = ocp.args.StandardRestore(vars(template))
-                    return Sweep(**manager.restore(number, args=args))
-                except Exception as error:
-                    log(
-                        f"warning: {self._folder / str(number)} cannot be read "
-                        f"({type(error).__name__}); {self.label} {outer_step} begins again"
-                    )
-        self.clear()  # orbax would save nothing below the number of what is there
+                f"the checkpoints in {self._files.folder} were written by an earlier lljax, in "
+                f"another form: let that lljax finish the run, or give a --workdir of its own."
+            )
         return None
 
-    def clear(self) -> None:
-        """Forgets the sweep, which is over."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._last = time.monotonic()
+    def best(self, metrics: Sequence[Metrics]) -> tuple[int, jax.Array] | None:
+        """The best policy [T, N] that can be read, and the outer step that it is the result of.
+
+        Returns:
+          None where the best that is left is the conventional policy, which needs no checkpoint.
+        """
+        for step in self._by_validation(metrics, self._files.numbers()):
+            if _validation(metrics, step) >= _validation(metrics, 0):
+                break
+            restored = self._restore(step)
+            if restored is not None:
+                return first_with_policy_of(step, metrics), restored.state.policy
+        return None
+
+    def is_empty(self) -> bool:
+        """Whether there is no checkpoint, not even a damaged one."""
+        return not self._files.numbers()
+
+    def _restore(self, step: int) -> Restored | None:
+        """A checkpoint; None, with a word, where it is damaged."""
+        self.wait()
+        try:
+            arrays, record = self._files.restore(step, self._template)
+            if record.get("outer_step") != step or record.get("run") != self._run:
+                raise Damaged("it belongs to another outer step or run")
+            # Arrays bound to a device, as orbax makes them, would compile every program again.
+            state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays)
+            try:
+                lljax.check_policy(state.policy)
+            except ValueError as error:
+                raise Damaged(str(error)) from error
+        except Damaged as error:
+            if step not in self._damaged:
+                log(f"warning: {self._files.path(step)} is damaged and is not used: {error}")
+            self._damaged.add(step)
+            return None
+        return Restored(step, state, record["metrics"])
+
+    def _by_validation(self, metrics: Sequence[Metrics], steps: Sequence[int]) -> list[int]:
+        """The intact ones, the best first."""
+        known = [step for step in steps if step < len(metrics) and step not in self._damaged]
+        return sorted(known, key=lambda step: (_validation(metrics, step), step))
+
+    def _prune(self) -> None:
+        """Removes those that nobody needs once the last one is on disk."""
+        metrics = self._last
+        known = [step for step in self._files.numbers() if step < len(metrics)]
+        needed = {*known[-KEPT:], *self._by_validation(metrics, known)[:1]}
+        for step in known:
+            if step not in needed:
+                try:
+                    self._files.remove(step)
+                except OSError as error:
+                    raise cannot_write(self._files.path(step), error) from error
 
 
-def _numbers_a_step(sweep: Sweep) -> int:
-    return 2 * len(sweep.starts[0])
+def first_with_policy_of(step: int, metrics: Sequence[Metrics]) -> int:
+    """The outer step whose trial became the policy that stood after `step`."""
+    while step > 0 and not metrics[step]["accepted"]:
+        step -= 1
+    return step
 
 
-def _number(outer_step: int, sweep: Sweep) -> int:
-    """Ascends as an optimisation goes on, as orbax wants it."""
-    return outer_step * _numbers_a_step(sweep) + sweep.forward + sweep.backward
+def _validation(metrics: Sequence[Metrics], step: int) -> float:
+    value = metrics[step]["validation_auc"]
+    return math.inf if value is None else value

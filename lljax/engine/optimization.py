@@ -2,8 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,15 +11,17 @@ from tqdm import tqdm
 
 import lljax
 from lljax.engine import divergence, metrics
-from lljax.engine.analysis import Analysis, build_analysis, snapshot_steps
-from lljax.engine.checkpoints import Checkpoints, SweepCheckpoints
+from lljax.engine.analyses import Analyses
+from lljax.engine.checkpoints import Checkpoints, Restored
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient, Sweep
 from lljax.engine.metrics import Metrics
-from lljax.engine.progress import AnalysisProgress, log
+from lljax.engine.progress import log
 from lljax.engine.resumable import ResumableSweep
+from lljax.engine.sweep_checkpoints import SweepCheckpoints
 from lljax.engine.trackers import Trackers
 from lljax.engine.workdir import Workdir
+from lljax.errors import RunFailed
 from lljax.step_control import OuterState, StepControl
 from lljax.tasks.config import ExperimentConfig, policy_optimizer
 from lljax.tasks.problem import PolicyProblem
@@ -38,7 +40,6 @@ class Optimization:
 
     Attributes:
       metrics: of outer steps 0, 1, ...
-      snapshot_steps: the outer steps whose policy is analysed.
     """
 
     def __init__(
@@ -46,17 +47,24 @@ class Optimization:
         config: ExperimentConfig,
         problem: PolicyProblem,
         workdir: Workdir,
+        analyses: Analyses,
+        run: Mapping[str, Any],
         plan: MemoryPlan,
         open_trackers: Callable[[int], Trackers],
     ):
-        """`open_trackers` opens the run's trackers, given the outer step that comes next."""
+        """Prepares; nothing is written yet.
+
+        Args:
+          config, problem, workdir, analyses, plan: of the run.
+          run: the settings and data that its checkpoints belong to.
+          open_trackers: opens its trackers, given the outer step that comes next.
+        """
         inner, outer = config.inner, config.outer
         self.metrics: list[Metrics] = []
-        self.snapshot_steps = snapshot_steps(outer.num_steps)
-        self._config, self._problem = config, problem
+        self._config, self._problem, self._run = config, problem, run
         self._workdir, self._open_trackers = workdir, open_trackers
         self._uniform = lljax.uniform_policy(inner.num_steps, problem.num_train)
-        self._analyse = build_analysis(problem, inner.microbatch_size)
+        self._analyses = analyses
         self._meta_gradient = MetaGradient(
             problem, inner, plan, active_set=outer.check_every is not None
         )
@@ -65,27 +73,48 @@ class Optimization:
         )
         self._control = StepControl(*(jax.jit(function) for function in control))
         every = outer.checkpoint_seconds
-        self._sweeps = SweepCheckpoints(workdir.sweep, every)
+        self._sweeps = SweepCheckpoints(workdir.sweep, every, run)
         self._looks = SweepCheckpoints(
-            workdir.look, every, label="look at all examples, outer step"
+            workdir.look, every, run, label="look at all examples, outer step"
         )
 
-    def optimize(self) -> None:
-        """All outer steps that are not done yet."""
-        outer = self._config.outer
+    def find_start(self) -> Restored | None:
+        """The newest outer step that can be continued from; None where there is none.
+
+        Raises:
+          UserError: an earlier lljax began the run, or all of its checkpoints are missing.
+        """
         with self._open_checkpoints() as checkpoints:
-            latest = checkpoints.latest_step()
-        if latest is None:
-            self._workdir.restart()
-        next_step = 0 if latest is None else latest + 1
+            start = checkpoints.newest()
+            if start is None and not checkpoints.is_empty():
+                log(
+                    f"warning: no checkpoint in {self._workdir.checkpoints} can be used: the run "
+                    f"begins again at outer step 0"
+                )
+            elif start is None:
+                self._workdir.check_begin()
+        return start
+
+    def optimize(self, start: Restored | None) -> None:
+        """All outer steps that are not done yet, from what `find_start` found."""
+        outer = self._config.outer
+        if start is None:
+            self._workdir.begin()
+        next_step = 0 if start is None else start.step + 1
         with self._open_checkpoints() as checkpoints, self._open_trackers(next_step) as trackers:
             self._trackers = trackers
-            if latest is None:
+            checkpoints.tidy()
+            if start is None:
                 latest, state = 0, self._begin(checkpoints)
             else:
-                self.metrics = self._workdir.read_metrics(latest)
-                state = checkpoints.restore(latest)
+                latest, state, self.metrics = start.step, start.state, start.metrics
+                self._workdir.write_metrics(self.metrics)
                 log(f"continuing after outer step {latest}, from {self._workdir.checkpoints}")
+                # Of a later lost one no policy is left, but of this one and of the first there is.
+                self._analyses.of(0, self._uniform)
+                if latest in self._analyses.steps:
+                    self._analyses.of(latest, state.policy)
+            del start
             with tqdm(total=outer.num_steps, initial=latest, disable=None, unit="step") as bar:
                 for step in range(latest + 1, outer.num_steps + 1):
                     if metrics.is_out_of_patience(self.metrics, outer.patience):
@@ -97,10 +126,25 @@ class Optimization:
         self._sweeps.clear()
 
     def best_policy(self) -> BestPolicy:
-        """Once all outer steps are done."""
-        step = metrics.best_step(self.metrics)
+        """The best one that can be read, once all outer steps are done.
+
+        Raises:
+          RunFailed: it is no policy.
+        """
+        wanted = metrics.best_step(self.metrics)
         with self._open_checkpoints() as checkpoints:
-            policy = checkpoints.restore(step).policy
+            step, policy = checkpoints.best(self.metrics) or (0, self._uniform)
+            if step != wanted:
+                log(
+                    f"warning: the best policy, that of outer step {wanted}, is lost; the best of "
+                    f"those that are left is that of outer step {step}, with a validation AUC of "
+                    f"{self.metrics[step]['validation_auc']:.6g} instead of "
+                    f"{self.metrics[wanted]['validation_auc']:.6g}"
+                )
+            try:
+                lljax.check_policy(policy)
+            except ValueError as error:
+                raise RunFailed(f"the policy of outer step {step} is none: {error}") from error
             if self._looks_at_all(step):
                 return BestPolicy(step, policy, self.metrics[step]["optimality_gap"])
             after_the_last = self.metrics[-1]["outer_step"] + 1
@@ -113,19 +157,11 @@ class Optimization:
         """Removes what only an unfinished run needs, once its results are written."""
         self._looks.clear()
 
-    def analysis(self, step: int, policy: jax.Array) -> Analysis:
-        """The analysis of the policy of an outer step, from the workdir if it was made before."""
-        if not self._workdir.has_snapshot(step):
-            with AnalysisProgress(f"analysis of outer step {step}") as progress:
-                analysis = self._analyse(policy, progress.update)
-            self._workdir.save_snapshot(step, analysis)
-        return self._workdir.read_snapshot(step)
-
     def _open_checkpoints(self) -> Checkpoints:
         shape = jax.ShapeDtypeStruct(self._uniform.shape, self._uniform.dtype)
         objective = jax.ShapeDtypeStruct((), np.float32)
         template = jax.eval_shape(self._control.begin, shape, objective, shape)
-        return Checkpoints(self._workdir.checkpoints, template)
+        return Checkpoints(self._workdir.checkpoints, template, self._run)
 
     def _begin(self, checkpoints: Checkpoints) -> OuterState:
         """Outer step 0: the conventional policy, its meta-gradient and its metrics."""
@@ -183,7 +219,7 @@ class Optimization:
         return every is None or step % every == 0
 
     def _measure(self, state: OuterState, sweep: Sweep) -> Metrics:
-        conventional = self.analysis(0, self._uniform)
+        conventional = self._analyses.of(0, self._uniform)
         return metrics.measure(state, sweep, conventional, self._problem.num_symbols)
 
     def _record(
@@ -195,8 +231,8 @@ class Optimization:
         checkpoints: Checkpoints,
     ) -> None:
         """Writes an outer step's metrics, then its checkpoint, so that no metrics are missing."""
-        if step in self.snapshot_steps:
-            self.analysis(step, state.policy)
+        if step in self._analyses.steps:
+            self._analyses.of(step, state.policy)
         best = bool(state.accepted) and metrics.beats_validation(self.metrics, measured)
         line = metrics.metrics_of(
             step,
@@ -208,5 +244,5 @@ class Optimization:
         )
         self.metrics.append(line)
         self._trackers.log(step, line)
-        checkpoints.save(step, state, measured["validation_auc"] if best else np.inf)
+        checkpoints.save(step, state, self.metrics)
         log(metrics.in_words(self.metrics, self._config.outer.num_steps))

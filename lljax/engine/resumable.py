@@ -2,9 +2,10 @@
 
 import jax
 
-from lljax.engine.checkpoints import Checkpoints, SweepCheckpoints
+from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.meta_gradient import MetaGradient, Sweep
 from lljax.engine.progress import SweepProgress, log
+from lljax.engine.sweep_checkpoints import SweepCheckpoints
 
 
 class ResumableSweep:
@@ -37,7 +38,7 @@ class ResumableSweep:
         self._policy, self._checkpoints = policy, checkpoints
         self._label = f"{saved.label} {outer_step}"
         new = meta_gradient.new_sweep()
-        restored = saved.restore(outer_step, new)
+        restored = saved.restore(outer_step, policy, new, checkpoints)
         if restored is not None:
             done = restored.forward + restored.backward
             log(f"continuing within {self._label}, after {done} segments")

@@ -13,7 +13,10 @@ import jax
 import numpy as np
 
 from lljax.artifacts.files import write_arrays, write_npy, write_samples, write_summary
-from lljax.engine import analysis, summary
+from lljax.artifacts.manifest import write_manifest
+from lljax.engine import analysis, finished, summary
+from lljax.engine.analyses import Analyses
+from lljax.engine.claim import Claim
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.meta_gradient import verify_offload
 from lljax.engine.metrics import Metrics
@@ -39,34 +42,42 @@ def run(experiment: Experiment, root: Path, report: Callable[[Path], Path]) -> N
 
     Raises:
       UserError: the folder is another run's or damaged, or the data are unusable.
-      RunFailed: the inner training diverges.
+      RunFailed: the inner training diverges, or the disk does not take what is written.
     """
     workdir = Workdir(root)
-    workdir.claim(experiment.settings(), experiment.task.free_settings)
-    if workdir.report.exists():
+    if finished.state(Claim(experiment, workdir), workdir) == "whole":
         log(f"{root} holds this run already, finished. Its report: {workdir.report}")
         return
     with workdir.lock():
-        _run(experiment, workdir)
+        claim = Claim(experiment, workdir)  # another process may have had the folder until now
+        if finished.state(claim, workdir, in_words=True) == "unfinished":
+            _run(experiment, workdir, claim)
         log(f"report: {report(root)}")
+        write_manifest(root)
 
 
-def _run(experiment: Experiment, workdir: Workdir) -> None:
+def _run(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     config = experiment.config
     makers = find_trackers(config.trackers)
     problem = build_problem(experiment)
     require_memory_for_policies(config.inner.num_steps, problem.num_train)
-    workdir.claim_data(fingerprint(problem), problem.provenance)
+    claim.compare_data(fingerprint(problem), problem.provenance)
     plan = _checked_plan(problem, config.inner)
     trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())
-    optimization = Optimization(config, problem, workdir, plan, trackers)
+    analyses = Analyses(config, problem, workdir)
+    optimization = Optimization(config, problem, workdir, analyses, claim.run, plan, trackers)
+    start = optimization.find_start()
+    # Whatever refuses the run has done so, and left the folder as it was.
+    claim.settle()
+    workdir.reopen()
     log(
         f"{experiment.task.name}: T = {config.inner.num_steps} inner steps in "
         f"{len(plan.segments)} segments ({plan.mode}), N = {problem.num_train} training examples, "
         f"{config.outer.num_steps} outer steps on {device_name()}; files in {workdir.root}"
     )
-    optimization.optimize()
-    _write_results(experiment, problem, workdir, optimization)
+    optimization.optimize(start)
+    workdir.check_present()
+    _write_results(experiment, problem, workdir, analyses, optimization)
 
 
 def _checked_plan(problem: PolicyProblem, inner: InnerConfig) -> MemoryPlan:
@@ -95,17 +106,18 @@ def device_name() -> str:
 
 
 def _write_results(
-    experiment: Experiment, problem: PolicyProblem, workdir: Workdir, optimization: Optimization
+    experiment: Experiment,
+    problem: PolicyProblem,
+    workdir: Workdir,
+    analyses: Analyses,
+    optimization: Optimization,
 ) -> None:
     """Measures the best policy against the conventional one; writes everything but the report."""
     config, metrics = experiment.config, optimization.metrics
     started, best = time.monotonic(), optimization.best_policy()
-    last = best.outer_step
-    steps = [step for step in sorted(optimization.snapshot_steps) if step < last]
-    path = {step: workdir.read_snapshot(step) for step in steps}
-    path[last] = optimization.analysis(last, best.policy)
+    last, path = best.outer_step, analyses.path(best.outer_step, best.policy)
     # Where no outer step was an improvement the conventional policy is the best one.
-    analyses = {"conventional": path[0], "optimized": path[last]}
+    ends = {"conventional": path[0], "optimized": path[last]}
     gaps = {"conventional": metrics[0]["optimality_gap"], "optimized": best.optimality_gap}
     policy = np.asarray(best.policy, np.float32)
     write_npy(workdir.policy, policy)
@@ -135,7 +147,8 @@ def _write_results(
         "zero_weight_threshold": analysis.ZERO_WEIGHT,
         "seconds": {key: round(value, 2) for key, value in seconds.items()},
     }
-    write_summary(workdir.root, facts | summary.summarise(problem, analyses, gaps))
+    workdir.write_metrics(metrics)
+    write_summary(workdir.root, facts | summary.summarise(problem, ends, gaps))
     optimization.clear()
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.files import metrics_line
 from lljax.artifacts.schema import METRICS_FILE
 from lljax.engine.progress import log
@@ -40,8 +41,12 @@ class JsonLines:
         self._path = path
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(metrics_line(metrics))
+        line = metrics_line(metrics)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
         pass

@@ -1,0 +1,87 @@
+"""Reads files that a disk may have damaged: whatever is wrong with one is said in a few words."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lljax.safe_text import printable
+
+LARGEST = 2**63  # of whole numbers: larger ones overflow where they are used
+
+
+class Unreadable(ValueError):
+    """A file, or a part of it, that cannot be read; says why."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; infinities and numbers too large to compute with are none.
+
+    Raises:
+      Unreadable: it is no such text.
+    """
+    try:
+        return json.loads(text, parse_constant=_constant, parse_float=_real, parse_int=_whole)
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"no valid JSON ({error.msg} at character {error.pos})") from None
+    except RecursionError:
+        raise Unreadable("no valid JSON (nested too deeply)") from None
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8.
+
+    Raises:
+      OSError: the file is not there or cannot be opened.
+      Unreadable: it is no such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise Unreadable("no text in UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """`parse_json` of `read_text`."""
+    return parse_json(read_text(path))
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive; raises as `read_text`, and so a truncated one is found here."""
+    return _load(path, lambda archive: {name: archive[name] for name in archive.files})
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """One array; raises as `read_text`."""
+    return _load(path, lambda array: array.view(np.ndarray))
+
+
+def _load(path: Path, take: Callable[[Any], Any]) -> Any:
+    with path.open("rb") as file:
+        try:
+            return take(np.load(file, allow_pickle=False))
+        except Exception as error:  # whatever numpy and zipfile make of damaged bytes
+            words = printable(" ".join(str(error).split()))[:200]
+            raise Unreadable(f"{type(error).__name__}: {words}") from None
+
+
+def _constant(word: str) -> float:
+    return math.nan if word == "NaN" else _refuse_number(word)
+
+
+def _refuse_number(word: str) -> Any:
+    raise Unreadable(f"no valid JSON ({word} is no number)")
+
+
+def _real(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse_number("a number out of range")
+
+
+def _whole(digits: str) -> int:
+    # Python refuses to read very long ones, with advice for programmers.
+    value = int(digits) if len(digits) < 30 else LARGEST + 1
+    return value if abs(value) <= LARGEST else _refuse_number("a number out of range")

@@ -1,0 +1,219 @@
+"""Numbered checkpoints in a folder, through orbax: arrays and a record, with digests of both."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lljax.artifacts.failures import cannot_write
+from lljax.artifacts.reading import read_json
+from lljax.engine import orbax_noise
+from lljax.engine.progress import log
+from lljax.errors import UserError
+from lljax.safe_text import printable
+
+ARRAYS, RECORD = "arrays", "record"  # the parts of a checkpoint
+OLDER_PART = "default"  # the only part of those that lljax wrote before 0.1.0
+SPARE_BYTES, SPARE_FILES = 2**18, 64  # of a checkpoint beside its arrays
+_RECORD_FILE = "record.json"
+_NUMBER = re.compile("0|[1-9][0-9]*")
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what orbax has not completed
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read or is not what was saved; says why."""
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the structure of a tree of arrays, their shapes, dtypes and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+class CheckpointFolder:
+    """The checkpoints that are whole; one whose writing was cut short is none.
+
+    A context manager: leaving it waits for the write under way.
+    """
+
+    def __init__(self, folder: Path, background: bool = False):
+        """With `background`, `save` returns while the checkpoint is being written."""
+        self.folder = folder
+        self._background = background
+        self._writing: Path | None = None
+        self._checkpointer: ocp.Checkpointer | None = None
+        orbax_noise.silence()
+
+    def __enter__(self) -> "CheckpointFolder":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if kind is None:
+                raise
+        finally:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+                self._checkpointer = None
+
+    def numbers(self) -> list[int]:
+        """Of the checkpoints, ascending."""
+        return sorted(int(path.name) for path in _entries(self.folder) if _is_checkpoint(path))
+
+    def path(self, number: int) -> Path:
+        return self.folder / str(number)
+
+    def tidy(self) -> None:
+        """Removes what a kill left half-written; says what is there and is none of lljax's."""
+        if self.folder.exists() and not self.folder.is_dir():
+            log(f"warning: {self.folder} is a file in the place of a folder: it is removed")
+            self.folder.unlink()
+        for path in _entries(self.folder):
+            if _UNFINISHED in path.name:
+                _remove(path)
+            elif not _is_checkpoint(path):
+                log(f"warning: {printable(str(path))} is no checkpoint: it is ignored")
+
+    def save(self, number: int, arrays: Any, record: Mapping[str, Any]) -> None:
+        """Writes a checkpoint, in the place of one that has that number.
+
+        Args:
+          number: its name.
+          arrays: a tree of arrays that nobody changes any more.
+          record: what JSON can hold.
+
+        Raises:
+          RunFailed: the disk does not take it, or did not take the one before.
+        """
+        self.wait()
+        arrays = jax.device_get(arrays)
+        needed = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
+        signed = {"record": record, "arrays": digest(arrays)}
+        parts = {
+            ARRAYS: ocp.args.StandardSave(arrays),
+            RECORD: ocp.args.JsonSave({**signed, "sha256": _digest_of_json(signed)}),
+        }
+        path = self.path(number)
+        try:
+            self.folder.mkdir(exist_ok=True)  # orbax would make a workdir again that is gone
+            _remove(path)
+            _check_room(self.folder, needed)
+            self._open().save(path.resolve(), args=ocp.args.Composite(**parts))
+        except Exception as error:
+            raise cannot_write(path, error) from error
+        self._writing = path if self._background else None
+
+    def wait(self) -> None:
+        """Until what was saved is on disk.
+
+        Raises:
+          RunFailed: the disk did not take it.
+        """
+        if self._writing is None or not isinstance(self._checkpointer, ocp.AsyncCheckpointer):
+            return
+        written, self._writing = self._writing, None
+        try:
+            self._checkpointer.wait_until_finished()
+        except Exception as error:
+            raise cannot_write(written, error) from error
+
+    def record(self, number: int) -> dict[str, Any]:
+        """The record of a checkpoint, without its arrays.
+
+        Raises:
+          Damaged: it cannot be read or is not what was saved.
+          UserError: there is no permission to read it.
+        """
+        return self._signed(number)["record"]
+
+    def restore(self, number: int, template: Any) -> tuple[Any, dict[str, Any]]:
+        """The arrays of a checkpoint, in the form of the tree `template`, and its record.
+
+        Raises: as `record`.
+        """
+        signed = self._signed(number)
+        args = ocp.args.Composite(**{ARRAYS: ocp.args.StandardRestore(template)})
+        try:
+            arrays = self._open().restore(self.path(number).resolve(), args=args)[ARRAYS]
+        except Exception as error:  # whatever its libraries make of damaged bytes
+            raise Damaged(f"its arrays cannot be read ({type(error).__name__})") from error
+        if digest(arrays) != signed["arrays"]:
+            raise Damaged("its arrays are not those that were saved")
+        return arrays, signed["record"]
+
+    def remove(self, number: int) -> None:
+        _remove(self.path(number))
+
+    def clear(self) -> None:
+        """Removes all checkpoints, and the folder if it holds nothing else."""
+        for path in _entries(self.folder):
+            if _is_checkpoint(path) or _UNFINISHED in path.name:
+                _remove(path)
+        if self.folder.is_dir() and not any(_entries(self.folder)):
+            self.folder.rmdir()
+
+    def _open(self) -> ocp.Checkpointer:
+        if self._checkpointer is None:
+            make = ocp.AsyncCheckpointer if self._background else ocp.Checkpointer
+            parts = {
+                ARRAYS: ocp.StandardCheckpointHandler(),
+                RECORD: ocp.JsonCheckpointHandler(_RECORD_FILE),
+            }
+            self._checkpointer = make(ocp.CompositeCheckpointHandler(**parts))
+        return self._checkpointer
+
+    def _signed(self, number: int) -> dict[str, Any]:
+        path = self.path(number) / RECORD / _RECORD_FILE
+        try:
+            found = read_json(path)
+            signed = {"record": dict(found["record"]), "arrays": found["arrays"]}
+            if found["sha256"] != _digest_of_json(signed):
+                raise Damaged("its record is not the one that was saved")
+        except PermissionError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        except (OSError, TypeError, ValueError, LookupError) as error:
+            raise Damaged(f"its record cannot be read ({type(error).__name__})") from error
+        return signed
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """What is in a folder; nothing where there is none."""
+    return iter(sorted(folder.iterdir()) if folder.is_dir() else ())
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return bool(_NUMBER.fullmatch(path.name)) and path.is_dir()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """OSError where a checkpoint cannot fit: orbax's threads end badly when a disk is full."""
+    disk = os.statvfs(folder)  # a file system that does not count tells of 0 in all
+    full = disk.f_blocks and disk.f_bavail * disk.f_frsize < needed + SPARE_BYTES
+    if full or (disk.f_files and disk.f_favail < SPARE_FILES):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _digest_of_json(tree: Any) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,230 @@
+"""Whose a workdir is: compared before anything is computed, and bound once that can begin."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lljax.artifacts import schema
+from lljax.artifacts.files import write_json
+from lljax.artifacts.reading import Unreadable, read_json
+from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged
+from lljax.engine.progress import log
+from lljax.engine.workdir import Workdir
+from lljax.errors import UserError
+from lljax.safe_text import printable
+from lljax.tasks.problem import Experiment
+
+# Settings that change how a run goes, not what comes out of it.
+_FREE = ("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers")
+# Settings that say how far it goes: a run may be given others.
+_HOW_FAR = ("outer.num_steps", "outer.patience")
+_MOST_DIFFERENCES = 5
+_ABSENT = "absent"
+
+
+class Claim:
+    """The wish of an experiment to run in a workdir, after a look at what is there.
+
+    The newest intact checkpoint says whose the workdir is; without one config.json and data.json
+    do, and they bind only once an outer step was recorded.
+
+    Attributes:
+      record: of the newest intact checkpoint; None where there is none.
+      settings: by dotted name, those that make a run what it is.
+      is_unchanged: whether config.json wants just what the experiment wants.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: Workdir):
+        """Only reads.
+
+        Raises:
+          UserError: the folder belongs to another config or to something else, or cannot be read.
+        """
+        self._workdir = workdir
+        self._wanted = experiment.settings()
+        self._free = {*_FREE, *experiment.task.free_settings}
+        self._replaces: list[str] = []  # in what the run differs whose place this one takes
+        self.settings = self._binding(self._wanted)
+        self.record = newest_record(workdir)
+        self.is_unchanged = False
+        self._data_is_right = False
+        if not self._is_empty():
+            self._compare()
+
+    def _is_empty(self) -> bool:
+        try:
+            return all(path.name.startswith(".") for path in self._workdir.root.iterdir())
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise UserError(
+                f"--workdir {self._workdir.root} cannot be read: {error.strerror}."
+            ) from error
+
+    def _compare(self) -> None:
+        root, config = self._workdir.root, self._read_config()
+        if self.record is not None:
+            there = self.record["run"]["settings"]
+        else:
+            there = self._binding(config or {})
+        differences = _differences(there, self.settings)
+        if differences and (self.record is not None or self._workdir.has_results()):
+            raise UserError(
+                f"--workdir {root} belongs to a run of another config: {'; '.join(differences)}. "
+                f"Give this run a --workdir of its own."
+            )
+        self._replaces = differences
+        made = self.record["outer_step"] if self.record else 0
+        if made > self._num_steps:
+            raise UserError(
+                f"outer.num_steps must be at least {made}, the outer steps that the run in "
+                f"{root} has made already; got {self._num_steps}."
+            )
+        if config is not None:
+            same = self._binding(config) == self.settings
+            flat, wanted = schema.flatten(config), schema.flatten(self._wanted)
+            self.is_unchanged = same and all(flat.get(key) == wanted[key] for key in _HOW_FAR)
+
+    @property
+    def _num_steps(self) -> int:
+        return schema.lookup(self._wanted, "outer.num_steps")
+
+    def _read_config(self) -> dict[str, Any] | None:
+        """config.json; None where it is damaged and a checkpoint says whose the folder is."""
+        path = self._workdir.config
+        try:
+            config = read_json(path)
+            schema.check_config(config)
+            return config
+        except FileNotFoundError:
+            problem = (
+                f"--workdir {self._workdir.root} is not empty and has no config.json, so it is "
+                f"not a run of lljax. Give a new or empty folder."
+            )
+        except (OSError, Unreadable) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            problem = (
+                f"{path} cannot be read ({reason}): the workdir is damaged. Give a new or empty "
+                f"folder."
+            )
+        except schema.SchemaError as error:
+            problem = (
+                f"{path} does not hold a config of lljax ({printable(str(error))}). Give a new or "
+                f"empty folder."
+            )
+        if self.record is None:
+            raise UserError(problem)
+        return None
+
+    def compare_data(self, digest: str, provenance: str) -> None:
+        """Looks whether the run was begun with these data; only reads.
+
+        Args:
+          digest: of the data and the initial parameters.
+          provenance: where they come from, in words.
+
+        Raises:
+          UserError: it was begun with other data.
+        """
+        self._digest = digest
+        path = self._workdir.data
+        try:
+            there = read_json(path)["sha256"]
+        except (OSError, Unreadable, LookupError, TypeError):
+            there = None
+        self._data_is_right = there == digest
+        begun_with = there if self.record is None else self.record["run"]["data"]
+        if begun_with == digest:
+            return
+        if self.record is None and (begun_with is None or not self._workdir.has_results()):
+            if begun_with is not None and not self._replaces:
+                self._replaces = ["its data were others"]
+            return
+        raise UserError(
+            f"the data or initial parameters are not those that the run in {self._workdir.root} "
+            f"was begun with: {provenance} or a library has changed. Put it back, or give a "
+            f"--workdir of its own."
+        )
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The run's settings and data, for its checkpoints; after `compare_data`."""
+        return {"settings": self.settings, "data": self._digest}
+
+    def settle(self) -> None:
+        """Makes the folder that of this run: writes config.json and data.json where they differ."""
+        workdir = self._workdir
+        if self._replaces:
+            log(
+                f"{workdir.root} held the beginning of another run, without an outer step: it is "
+                f"replaced ({'; '.join(self._replaces)})"
+            )
+            workdir.begin()
+            for folder in (workdir.sweep, workdir.look):
+                CheckpointFolder(folder).clear()
+        if not self.is_unchanged:
+            self._say_what_changes()
+            try:
+                write_json(workdir.config, self._wanted)
+            except ValueError as error:
+                raise UserError(f"config.json cannot hold these settings: {error}.") from error
+        if not self._data_is_right:
+            if self.record is not None:
+                log(f"warning: {workdir.data} was lost or damaged: it is written again")
+            write_json(workdir.data, {"sha256": self._digest})
+
+    def _say_what_changes(self) -> None:
+        if self.record is None:
+            return
+        try:
+            config = read_json(self._workdir.config)
+            there = schema.flatten(config)
+            damaged = self._binding(config) != self.settings
+        except (OSError, Unreadable, AttributeError, RecursionError):
+            there, damaged = {}, True
+        if damaged:
+            log(f"warning: {self._workdir.config} was lost or damaged: it is written again")
+            return
+        here = schema.flatten(self._wanted)
+        changed = [
+            f"{key} is {_shown(here[key])} now and was {_shown(there.get(key, _ABSENT))}"
+            for key in _HOW_FAR
+            if here[key] != there.get(key)
+        ]
+        log(f"the run goes on with other settings: {'; '.join(changed)}")
+
+    def _binding(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        left_out = {*self._free, *_HOW_FAR}
+        flat = schema.flatten(settings)
+        return {key: value for key, value in flat.items() if key not in left_out}
+
+
+def newest_record(workdir: Workdir) -> dict[str, Any] | None:
+    """The record of the newest checkpoint whose record is intact."""
+    files = CheckpointFolder(workdir.checkpoints)
+    for number in reversed(files.numbers()):
+        try:
+            return files.record(number)
+        except Damaged:
+            continue  # told of when it is restored
+    return None
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In words, at most some; of another task only that it is another."""
+    keys = [
+        key for key in sorted({*there, *here}) if there.get(key, _ABSENT) != here.get(key, _ABSENT)
+    ]
+    if "task" in keys:
+        keys = ["task"]
+    words = [
+        f"{_shown(key)} is {_shown(there.get(key, _ABSENT))} there and "
+        f"{_shown(here.get(key, _ABSENT))} here"
+        for key in keys[:_MOST_DIFFERENCES]
+    ]
+    more = len(keys) - len(words)
+    return [*words, f"and {more} more"] if more else words
+
+
+def _shown(value: Any) -> str:
+    text = printable(" ".join(str(value).split()))
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,67 @@
+"""Whether a workdir holds a finished run whose files are all as they were written."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+
+import lljax
+from lljax.artifacts import manifest
+from lljax.artifacts.reading import Unreadable, read_npy
+from lljax.artifacts.results import load_results
+from lljax.engine.claim import Claim
+from lljax.engine.progress import log
+from lljax.engine.workdir import Workdir
+from lljax.errors import UserError
+from lljax.safe_text import printable
+
+State = Literal["whole", "report is wrong", "unfinished"]
+
+
+def state(claim: Claim, workdir: Workdir, in_words: bool = False) -> State:
+    """How far the run of a claim is; only reads.
+
+    Args:
+      claim: on the workdir.
+      workdir: where it is.
+      in_words: whether to tell of damaged files.
+
+    Returns:
+      "whole"; "report is wrong": it only has to be drawn again; "unfinished": it has to go on, or
+      a result has to be written again.
+    """
+    if not claim.is_unchanged:
+        return "unfinished"
+    wrong = manifest.wrong_files(workdir.root)
+    if wrong is None:
+        # Without a manifest that can be read the checkpoints are believed, if there are any.
+        if claim.record is None and workdir.report.is_file() and _can_be_read(workdir):
+            return "whole"
+        if in_words and workdir.manifest.exists():
+            log(
+                f"warning: {workdir.manifest} is damaged: the results are written again from the "
+                f"checkpoints"
+            )
+        return "unfinished"
+    if not wrong:
+        return "whole"
+    only_report = all(map(manifest.is_of_report, wrong))
+    if in_words:
+        again = "drawn again" if only_report else "written again from the checkpoints"
+        log(
+            f"warning: of the finished run in {workdir.root} these files are lost or damaged, and "
+            f"are {again}: {printable(', '.join(wrong[:5]))}{' ...' if wrong[5:] else ''}"
+        )
+    return "report is wrong" if only_report else "unfinished"
+
+
+def _can_be_read(workdir: Workdir) -> bool:
+    """Whether the files of a run without a manifest are of the right form."""
+    try:
+        num_steps = load_results(workdir.root).num_steps
+        policy = read_npy(workdir.policy)
+        if policy.ndim != 2 or len(policy) != num_steps:
+            return False
+        lljax.check_policy(jnp.asarray(policy))
+    except (UserError, Unreadable, OSError, ValueError, TypeError):
+        return False
+    return True

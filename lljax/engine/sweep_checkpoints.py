@@ -1,0 +1,96 @@
+"""Checkpoints of a meta-gradient on its way."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lljax.artifacts.failures import cannot_write
+from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged, digest
+from lljax.engine.checkpoints import Checkpoints
+from lljax.engine.meta_gradient import Sweep
+from lljax.engine.progress import log
+
+
+class SweepCheckpoints:
+    """The newest state of the meta-gradient that an outer step is computing.
+
+    Written at most every `every` seconds, and seldom enough that writing takes under a twentieth of
+    the time; after each segment where `every` is 0. `label` names such meta-gradients to people.
+    """
+
+    def __init__(
+        self, folder: Path, every: float, run: Mapping[str, Any], label: str = "outer step"
+    ):
+        """`run` says whose they are: its settings and data, as JSON can hold them."""
+        # What is written changes while the sweep goes on, so it must be written before.
+        self._files = CheckpointFolder(folder)
+        self._every, self._run, self.label = every, dict(run), label
+        self._last, self._took = time.monotonic(), 0.0
+        self._owner: dict[str, Any] = {}
+
+    def save_at_times(self, outer_step: int, sweep: Sweep, outer: Checkpoints) -> None:
+        """Saves the sweep when it is time to; raises RunFailed if the disk does not take it."""
+        started = time.monotonic()
+        wait = max(self._every, 20 * self._took) if self._every else 0
+        if started - self._last < wait:
+            return
+        outer.wait()  # the sweep is of no use without the outer step before it
+        number = _number(outer_step, sweep)
+        self._files.save(number, vars(sweep), self._owner)
+        self._remove(number)
+        self._last = time.monotonic()
+        self._took = self._last - started
+
+    def restore(
+        self, outer_step: int, policy: jax.Array, template: Sweep, outer: Checkpoints
+    ) -> Sweep | None:
+        """The saved sweep of this outer step and policy; None when there is none that is intact.
+
+        What is saved of an earlier outer step is removed once the result of that step is on disk.
+        """
+        self._last = time.monotonic()  # a sweep that is over sooner needs no file
+        self._owner = {"outer_step": outer_step, "policy": digest(policy), "run": self._run}
+        self._files.tidy()
+        numbers = self._files.numbers()
+        for number in reversed(numbers):
+            if number // _numbers_a_step(template) != outer_step:
+                continue
+            try:
+                arrays, owner = self._files.restore(number, vars(template))
+            except Damaged as error:
+                log(f"warning: {self._files.path(number)} is damaged and is not used: {error}")
+                continue
+            if owner == self._owner:
+                return Sweep(**arrays)
+        if numbers:
+            outer.wait()
+            self.clear()
+        return None
+
+    def clear(self) -> None:
+        """Forgets the sweep, whose result is on disk."""
+        try:
+            self._files.clear()
+        except OSError as error:
+            raise cannot_write(self._files.folder, error) from error
+        self._last = time.monotonic()
+
+    def _remove(self, newest: int) -> None:
+        """Removes all but the newest."""
+        for number in self._files.numbers():
+            if number != newest:
+                try:
+                    self._files.remove(number)
+                except OSError as error:
+                    raise cannot_write(self._files.path(number), error) from error
+
+
+def _numbers_a_step(sweep: Sweep) -> int:
+    return 2 * len(sweep.starts[0])
+
+
+def _number(outer_step: int, sweep: Sweep) -> int:
+    return outer_step * _numbers_a_step(sweep) + sweep.forward + sweep.backward
