@@ -1,0 +1,37 @@
+"""Killed with SIGKILL at random moments, again and again until they are done."""
+
+import pytest
+
+from adversary.processes import SECONDS, ends_on_its_own, start
+from adversary.runs import OFTEN
+from adversary.verdicts import IDENTICAL, Verdict
+
+_MOST_KILLS = 25
+"""Then a run is left in peace, so that a busy machine does not keep it from its end for ever."""
+
+
+@pytest.mark.parametrize("flags", [(), OFTEN], ids=["between outer steps", "anywhere"])
+def test_a_run(runs, cases, rng, repeats, tmp_path, flags):
+    with cases("kills") as verdicts:
+        for number in range(2 * repeats):
+            workdir = tmp_path / f"killed{number}"
+            verdict, kills = _kill_until_done(runs, workdir, rng, *flags)
+            verdicts.add(f"{kills} kills {' '.join(flags)}", verdict)
+
+
+def test_a_language_model_and_its_cache(text_runs, cases, rng, repeats, tmp_path):
+    with cases("kills") as verdicts:
+        for number in range(repeats):
+            cache = "--data.cache-dir", str(tmp_path / f"cache{number}")
+            workdir = tmp_path / f"killed{number}"
+            verdict, kills = _kill_until_done(text_runs, workdir, rng, *cache, *OFTEN)
+            verdicts.add(f"{kills} kills, language model", verdict)
+
+
+def _kill_until_done(runs, workdir, rng, *flags) -> tuple[Verdict, int]:
+    result, kills = None, 0
+    while result is None:
+        seconds = rng.uniform(0, runs.seconds) if kills < _MOST_KILLS else SECONDS
+        result = ends_on_its_own(start(*runs.command, workdir, *flags), seconds)
+        kills += result is None
+    return runs.judge(result, workdir, workdir, flags=flags).demand(IDENTICAL), kills
