@@ -82,26 +82,15 @@ def empty_folder(path: Path, rng: Generator) -> None:
     path.mkdir()
 
 
-FLIPS = {"flip inside": flip_inside, "flip first": flip_first, "flip last": flip_last}
-NEED_CONTENT = {
-    **FLIPS,
-    "empty": empty,
-    "cut in half": cut_in_half,
-    "cut by a byte": cut_by_a_byte,
-}
-FOR_ALL_FILES = {
-    "append": append,
-    "junk": junk,
-    "delete": delete,
-    "replace by folder": replace_by_folder,
-}
-FOR_FOLDERS = {
-    "delete": delete,
-    "empty folder": empty_folder,
-    "replace by file": replace_by_file,
-}
-SWAP = "swap"
-FILE_WAYS = (*NEED_CONTENT, *FOR_ALL_FILES, SWAP)
+_FLIPS = {"flip inside": flip_inside, "flip first": flip_first, "flip last": flip_last}
+_CUTS = {"empty": empty, "cut in half": cut_in_half, "cut by a byte": cut_by_a_byte}
+_REPLACEMENTS = {"append": append, "junk": junk, "replace by folder": replace_by_folder}
+_DELETION = {"delete": delete}
+_FOR_FOLDERS = {"delete": delete, "empty": empty_folder, "replace by file": replace_by_file}
+_SWAP = "swap"
+
+WAYS = {"flip": _FLIPS, "cut": _CUTS, "delete": _DELETION, "replace": _REPLACEMENTS}
+"""Of damaging a file, in groups of which every kind of file gets one, whichever it is."""
 
 
 def kind_of(path: Path) -> str:
@@ -125,20 +114,27 @@ def kinds(folder: Path, *, of_folders: bool = False) -> dict[str, list[Path]]:
     return found
 
 
-def file_cases(folder: Path, way: str, rng: Generator) -> Iterator[Case]:
-    """One case for each kind of file: its newest, which is read; for flips also any of the kind."""
+def file_cases(folder: Path, group: str, rng: Generator, repeats: int = 1) -> Iterator[Case]:
+    """Some cases for each kind of file.
+
+    Args:
+      folder: what is to be damaged.
+      group: of ways, in `WAYS`.
+      rng: chooses the way.
+      repeats: cases for the newest file of a kind, which is read; a flip also meets another one.
+    """
     for members in kinds(folder).values():
-        if way == SWAP:
-            if len(members) > 1:
-                yield swap(members[-1], members[int(rng.integers(len(members) - 1))])
-            continue
-        chosen = members[-1:]
-        if way in FLIPS and len(members) > 1:
-            chosen = [*chosen, members[int(rng.integers(len(members) - 1))]]
-        for target in chosen:
-            if way in NEED_CONTENT and not (folder / target).stat().st_size:
-                continue
-            yield on(target, way, (NEED_CONTENT | FOR_ALL_FILES)[way])
+        *others, newest = members
+        targets = [newest] * repeats
+        if group == "flip" and others:
+            targets.append(others[int(rng.integers(len(others)))])
+        for target in targets:
+            ways = [*WAYS[group], _SWAP] if group == "replace" and others else [*WAYS[group]]
+            way = str(rng.choice(ways))
+            if way == _SWAP:
+                yield swap(newest, others[int(rng.integers(len(others)))])
+            elif group not in ("flip", "cut") or (folder / target).stat().st_size:
+                yield on(target, way, WAYS[group][way])
 
 
 def payload_cases(folder: Path, parts: tuple[str, ...], flips: int) -> Iterator[Case]:
@@ -155,18 +151,22 @@ def payload_cases(folder: Path, parts: tuple[str, ...], flips: int) -> Iterator[
         for path in sorted(newest.rglob("*")):
             if path.is_file() and path.parent.name == "d":
                 for _ in range(flips):
-                    yield on(path.relative_to(folder), "flip inside", flip_inside)
+                    yield on(path.relative_to(folder), "flip", flip_inside)
 
 
 def folder_cases(folder: Path, rng: Generator) -> Iterator[Case]:
-    """What can happen to a folder as a whole, and what may stray into it."""
+    """What can happen to a folder as a whole, and what may stray into it.
+
+    Every way for those at the top and those that are numbered, one of the ways for others.
+    """
     for members in kinds(folder, of_folders=True).values():
-        target = members[-1]
-        for way, action in FOR_FOLDERS.items():
-            yield on(target, way, action)
-        if len(members) > 1 and target.name.isdigit():
-            yield swap(target, members[int(rng.integers(len(members) - 1))])
-        if not target.name.isdigit():
+        *others, target = members
+        is_main = len(target.parts) == 1 or target.name.isdigit()
+        for way in _FOR_FOLDERS if is_main else [str(rng.choice([*_FOR_FOLDERS]))]:
+            yield on(target, way, _FOR_FOLDERS[way])
+        if others and target.name.isdigit():
+            yield swap(target, others[int(rng.integers(len(others)))])
+        if len(target.parts) == 1:
             yield stray(target / "notes.txt", b"a note\n")
             yield stray(target / "copy", None)
             yield stray(target / "999999", None)
@@ -185,7 +185,7 @@ def swap(first: Path, second: Path) -> Case:
         os.rename(folder / second, folder / first)
         os.rename(aside, folder / second)
 
-    return Case(f"{SWAP} with {second}", first, exchange)
+    return Case(f"{_SWAP} with {second}", first, exchange)
 
 
 def stray(target: Path, content: bytes | None) -> Case:

@@ -52,7 +52,7 @@ class Reference:
         self._varying |= {key for key in again if "seconds" in key}
 
     def compare(self, workdir: Path) -> Comparison:
-        """Of the workdir of another run, whose times and drawings may differ."""
+        """Of the workdir of another run, whose times and figures may differ."""
         found = contents(workdir)
         if found.get(POLICY, UNREADABLE) != self._contents[POLICY]:
             return self._compare_with_earlier(found)
@@ -63,12 +63,8 @@ class Reference:
         """Of a copy of the reference itself, which is to be as it was, times and drawings too."""
         wrong, lacking = self.compare(workdir)
         found = contents(workdir)
-        changed = [
-            key
-            for key in sorted(self._varying)
-            if found.get(key) != self._contents[key] and key not in lacking
-        ]
-        return Comparison(wrong, lacking + changed)
+        changed = [key for key, value in self._contents.items() if found.get(key) != value]
+        return Comparison(wrong, lacking + [key for key in changed if key not in wrong + lacking])
 
     def _compare_with_earlier(self, found: Contents) -> Comparison:
         for wanted in self._earlier():

@@ -79,7 +79,7 @@ class Runs:
 
     def run_and_judge(self, workdir: Path, target: Path, *, exactly: bool = False) -> Verdict:
         """Runs the command in a damaged workdir; the rest is as in `judge`."""
-        result = self.server.run(*self.command, workdir)
+        result = self.server.run(*self.command, workdir, figures=exactly)
         return self.judge(result, workdir, target, exactly=exactly)
 
     def judge(
@@ -107,7 +107,7 @@ class Runs:
         if verdict.is_fault or result.returncode != 0:
             return verdict
         before = contents(workdir)
-        again = self.server.run(*self.command, workdir, *flags)
+        again = self.server.run(*self.command, workdir, *flags, figures=exactly)
         if again.returncode != 0:
             return Verdict("dead end", again.stderr[-300:])
         if contents(workdir) != before:

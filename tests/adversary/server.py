@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ class Server:
         self._process: subprocess.Popen | None = None
         self._answered = 0
 
-    def run(self, *arguments: object) -> Result:
-        """A command line of lljax."""
-        return self._ask({"arguments": [str(argument) for argument in arguments]})
+    def run(self, *arguments: object, figures: bool = True) -> Result:
+        """A command line of lljax; without `figures`, which take longer than so small a run."""
+        strings = [str(argument) for argument in arguments]
+        return self._ask({"arguments": strings, "figures": figures})
 
     def read_text(self, **settings: Any) -> Result:
         """`load_sequences` of these settings of a text; stdout is a digest of what it gives."""
@@ -95,13 +97,25 @@ def _answer(request: dict[str, Any]) -> int:
         if "settings" in request:
             return _read_text(request["settings"])
         from lljax import cli
+        from lljax.report import figures
 
-        return cli.call(request["arguments"])
+        with _only(figures, figures.FIGURES if request["figures"] else ()):
+            return cli.call(request["arguments"])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except BaseException:  # what ends a process of its own with a traceback
         traceback.print_exc()
         return 1
+
+
+@contextlib.contextmanager
+def _only(module: Any, figures: tuple) -> Iterator[None]:
+    """Reports have these figures and no others."""
+    all_figures, module.FIGURES = module.FIGURES, figures
+    try:
+        yield
+    finally:
+        module.FIGURES = all_figures
 
 
 def _read_text(settings: dict[str, Any]) -> int:

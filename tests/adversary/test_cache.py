@@ -9,7 +9,7 @@ import pytest
 from texts import DOCUMENTS
 
 from adversary import catalogue
-from adversary.damage import FILE_WAYS, file_cases, folder_cases
+from adversary.damage import WAYS, file_cases, folder_cases
 from adversary.results import Comparison
 from adversary.verdicts import Result, judge, names_of
 
@@ -84,10 +84,10 @@ def cache(request, server, tmp_path_factory):
             yield Cache(server, folder / "cache", tfds=catalogue.NAME)
 
 
-@pytest.mark.parametrize("way", FILE_WAYS)
-def test_files(cache, cases, rng, way):
+@pytest.mark.parametrize("group", WAYS)
+def test_files(cache, cases, rng, repeats, group):
     with cases("cache, files") as verdicts:
-        for case in file_cases(cache.folder, way, rng):
+        for case in file_cases(cache.folder, group, rng, 2 * repeats):
             verdicts.add(case, cache.verdict(case, rng))
 
 
