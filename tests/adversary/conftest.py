@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adversary.damage import kind_of
 from adversary.runs import RUN, Runs, TextRuns
 from adversary.server import Server
 from adversary.verdicts import VERDICTS, Verdict
@@ -101,7 +102,13 @@ def pytest_terminal_summary(terminalreporter):
     for category in categories:
         cells = (f"{counts[category, column]:>{len(column) + 3}}" for column in columns)
         write(category.ljust(width) + "".join(cells))
-    faults = [entry for entry in entries if entry[2] not in VERDICTS]
-    write(f"\nfaults: {len(faults)}")
-    for category, case, verdict, reason in faults:
-        write(f"  {category}, {case}: {verdict}: {' '.join(reason.split())[:160]}")
+    faults = [
+        ((category, kind_of(case), verdict), reason)
+        for category, case, verdict, reason in entries
+        if verdict not in VERDICTS
+    ]
+    write(f"\nfaults: {len(faults)}, of these kinds:")
+    examples = dict(reversed(faults))  # the first of each kind
+    for kind, number in sorted(Counter(kind for kind, _ in faults).items()):
+        reason = " ".join(examples[kind].split())
+        write(f"  {number} x {': '.join(kind)}: {reason[:200]}")

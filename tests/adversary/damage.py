@@ -93,8 +93,8 @@ WAYS = {"flip": _FLIPS, "cut": _CUTS, "delete": _DELETION, "replace": _REPLACEME
 """Of damaging a file, in groups of which every kind of file gets one, whichever it is."""
 
 
-def kind_of(path: Path) -> str:
-    """Files that differ in a number or a hash only are of one kind."""
+def kind_of(path: Path | str) -> str:
+    """Files, or cases, that differ in a number or a hash only are of one kind."""
     return re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", str(path)))
 
 

@@ -56,7 +56,11 @@ class Reference:
         found = contents(workdir)
         if found.get(POLICY, UNREADABLE) != self._contents[POLICY]:
             return self._compare_with_earlier(found)
-        wanted = {key: value for key, value in self._contents.items() if key not in self._varying}
+        wanted = {
+            key: value
+            for key, value in self._contents.items()
+            if key not in self._varying and not key.startswith("figures/")
+        }
         return _differences(found, wanted)
 
     def compare_exactly(self, workdir: Path) -> Comparison:

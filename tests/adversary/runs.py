@@ -190,12 +190,12 @@ def _numbered(folder: Path) -> set[str]:
 
 
 def _is_inside_an_outer_step(workdir: Path) -> Callable[[], bool]:
-    """Holds once half an outer step, not one of the first, has been saved."""
-    seen: set[str] = set()
+    """Holds inside the backward sweep of an outer step that is not one of the first."""
+    seen: list[int] = []
 
     def holds() -> bool:
         if lines_of(workdir / "metrics.jsonl") >= STEPS - 1:
-            seen.update(_numbered(workdir / "sweep"))
-        return len(seen) >= 6
+            seen.extend(map(int, _numbered(workdir / "sweep")))
+        return bool(seen) and seen[-1] >= seen[0] + 8  # six segments lead forward, six back
 
     return holds
