@@ -143,14 +143,14 @@ def payload_cases(folder: Path, parts: tuple[str, ...], flips: int) -> Iterator[
     Args:
       folder: of a run.
       parts: folders of numbered checkpoints in it.
-      flips: in each file.
+      flips: in each file; in a large one more.
     """
     for part in parts:
         numbered = [path for path in (folder / part).iterdir() if path.name.isdigit()]
         newest = max(numbered, key=lambda path: int(path.name))
         for path in sorted(newest.rglob("*")):
             if path.is_file() and path.parent.name == "d":
-                for _ in range(flips):
+                for _ in range(flips + path.stat().st_size // 2000):
                     yield on(path.relative_to(folder), "flip", flip_inside)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from command_line import ACTIVE, SMALL, kill_when
 from texts import make_documents
 
-from adversary.processes import finish, lines_of, start
+from adversary.processes import finish, start
 from adversary.results import Comparison, Contents, Reference, contents
 from adversary.server import Server
 from adversary.verdicts import Ordinary, Result, Verdict, judge, names_of
@@ -191,11 +191,6 @@ def _numbered(folder: Path) -> set[str]:
 
 def _is_inside_an_outer_step(workdir: Path) -> Callable[[], bool]:
     """Holds inside the backward sweep of an outer step that is not one of the first."""
-    seen: list[int] = []
-
-    def holds() -> bool:
-        if lines_of(workdir / "metrics.jsonl") >= STEPS - 1:
-            seen.extend(map(int, _numbered(workdir / "sweep")))
-        return bool(seen) and seen[-1] >= seen[0] + 8  # six segments lead forward, six back
-
-    return holds
+    # Six segments lead forward and six back; the number is 14 times the outer step, and theirs.
+    least = 14 * (STEPS - 1) + 8
+    return lambda: any(int(name) >= least for name in _numbered(workdir / "sweep"))
