@@ -41,7 +41,7 @@ class Runs:
         self._folder, self._copies = folder, 0
         self.finished, another = folder / "finished", folder / "another"
         self._undisturbed(self.finished)
-        self._undisturbed(another, *OFTEN)
+        self._undisturbed(another, *OFTEN, *self.with_a_cache(folder / "another_cache"))
         self._undisturbed(self.finished)  # it says that it is finished
         self._reference = Reference(self.finished, another, lambda: self._earlier)
 
@@ -58,13 +58,15 @@ class Runs:
     @functools.cached_property
     def seconds(self) -> float:
         """What an undisturbed run takes in a process of its own."""
-        flags = ()
-        if "--data.cache-dir" in self.command:
-            flags = "--data.cache-dir", str(self._folder / "timed_cache")
+        flags = self.with_a_cache(self._folder / "timed_cache")
         started = time.monotonic()
         result = finish(start(*self.command, self._folder / "timed", *flags))
         assert result.returncode == 0, result.stderr
         return time.monotonic() - started
+
+    def with_a_cache(self, folder: Path) -> tuple[str, ...]:
+        """Flags for a cache of text, which these runs do not need."""
+        return ()
 
     @contextlib.contextmanager
     def copy(self, state: Path) -> Iterator[Path]:
@@ -168,7 +170,7 @@ class TextRuns(Runs):
         text.write_text("<|endoftext|>".join(make_documents(3_000)), encoding="utf-8")
         command = (
             *("run", "transformer_small", "--data.path", str(text)),
-            *("--data.cache-dir", str(self.cache), "--data.vocab-size", "96"),
+            *(*self.with_a_cache(self.cache), "--data.vocab-size", "96"),
             *("--data.context", "12", "--data.num-train", "24", "--data.num-desired", "16"),
             *("--data.num-validation", "16", "--data.num-test", "16", "--model.width", "8"),
             *("--model.num-heads", "2", "--inner.microbatch-size", "16"),
@@ -176,6 +178,10 @@ class TextRuns(Runs):
             *("--outer.num-steps", "2", "--workdir"),
         )
         super().__init__(folder, server, command)
+
+    def with_a_cache(self, folder: Path) -> tuple[str, ...]:
+        """Flags with which the text is tokenised into this folder."""
+        return "--data.cache-dir", str(folder)
 
 
 def _page(workdir: Path) -> str:

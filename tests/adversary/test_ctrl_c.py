@@ -47,7 +47,7 @@ def test_a_run_that_reads_text(text_runs, cases, rng, repeats, tmp_path):
     with cases("Ctrl-C") as verdicts:
         for number, moment in enumerate(_moments(text_runs, rng, 5 * repeats)):
             workdir = tmp_path / f"interrupted{number}"
-            flags = "--data.cache-dir", str(tmp_path / f"cache{number}")
+            flags = text_runs.with_a_cache(tmp_path / f"cache{number}")
             verdict = _interrupt_and_continue(text_runs, workdir, rng, moment, 1, flags)
             verdicts.add(f"after {moment:.2f} s, language model", verdict)
 

@@ -83,8 +83,8 @@ def test_a_cache_on_a_small_disk(text_runs, cases, rng, repeats, tmp_path):
         for k in range(number := 4 * repeats):
             pages = 1 + int(need * (k + rng.random()) / number)
             disk, workdir = Disk(tmp_path / str(k), f"size={pages * _PAGE}"), tmp_path / f"w{k}"
-            result = disk.run(*text_runs.command, workdir, "--data.cache-dir", disk.path)
-            room = "--data.cache-dir", disk.room
+            result = disk.run(*text_runs.command, workdir, *text_runs.with_a_cache(disk.path))
+            room = text_runs.with_a_cache(disk.room)
             add_both(verdicts, f"{pages} of {need} pages", text_runs, result, workdir, room)
 
 

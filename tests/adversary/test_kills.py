@@ -22,7 +22,7 @@ def test_a_run(runs, cases, rng, repeats, tmp_path, flags):
 def test_a_language_model_and_its_cache(text_runs, cases, rng, repeats, tmp_path):
     with cases("kills") as verdicts:
         for number in range(repeats):
-            cache = "--data.cache-dir", str(tmp_path / f"cache{number}")
+            cache = text_runs.with_a_cache(tmp_path / f"cache{number}")
             workdir = tmp_path / f"killed{number}"
             verdict, kills = _kill_until_done(text_runs, workdir, rng, *cache, *OFTEN)
             verdicts.add(f"{kills} kills, language model", verdict)
