@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/perceptron.py
 
-.PHONY: run test slow lint seeds bench clean
+.PHONY: run test slow adversary lint seeds bench clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/lljax run $(CONFIG) $(ARGS)
@@ -12,7 +12,10 @@ test: $(VENV)/.test-installed
 	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 slow: $(VENV)/.test-installed
-	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
+	$(VENV)/bin/python -m pytest -q -m slow --ignore=tests/adversary $(ARGS)
+
+adversary: $(VENV)/.test-installed
+	$(VENV)/bin/python -m pytest -q -m slow -n 2 --dist worksteal tests/adversary $(ARGS)
 
 lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .
