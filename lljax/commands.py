@@ -5,7 +5,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from lljax.artifacts.curves import complete
 from lljax.artifacts.files import write_atomically, write_json
+from lljax.artifacts.manifest import renew_report
 from lljax.artifacts.results import load_results
 from lljax.errors import RunFailed, StorageFailed, UserError
 from lljax.failures import in_words
@@ -26,8 +28,9 @@ def run(experiment: Experiment, root: Path) -> None:
 
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_without_traceback)
-    run_experiment(experiment, root, report)
-    print(printable(summary_table(load_results(root).summary)))
+    run_experiment(experiment, root, _draw)
+    results = load_results(root)
+    print(printable(summary_table(complete(results.summary, results.arrays))))
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -37,6 +40,12 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 def report(root: Path, pdf: bool = False) -> Path:
     """`lljax report`: draws the figures and report.html of a finished run; returns its path."""
+    page = _draw(root, pdf)
+    renew_report(root)
+    return page
+
+
+def _draw(root: Path, pdf: bool = False) -> Path:
     from lljax.report.page import render  # matplotlib, jinja2: not needed before
 
     return render(root, pdf)
