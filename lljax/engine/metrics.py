@@ -99,13 +99,23 @@ def in_words(metrics: Sequence[Metrics], total: int) -> str:
     recent = [earlier["seconds"] for earlier in metrics[1:][-10:]]
     step = line["outer_step"]
     left = tqdm.format_interval(np.mean(recent) * (total - step)) if recent else "--:--"
-    note = "  best" if line["best"] else "" if line["accepted"] else "  taken back"
+    note = "  best" if line["best"] else "" if line["accepted"] else _taken_back(line)
     return (
         f"outer {step:>{len(str(total))}}/{total}  AUC {_cell(line['desired_auc'], '.4f')}  "
         f"held-out AUC {_cell(line['validation_auc'], '.4f')} AR "
         f"{_cell(line['validation_acceleration_ratio'], '.2f'):>5}  gap "
         f"{_cell(line['optimality_gap'], '.1e')}  step {line['step_size']:.2g}  left {left}{note}"
     )
+
+
+def _taken_back(line: Metrics) -> str:
+    """Why a trial was taken back; what is not finite would else look like what is not better."""
+    objective, trial = line["objective"], line["trial_objective"]
+    if trial is None:
+        return "  taken back: its loss is not finite"
+    if objective is not None and trial < objective:
+        return "  taken back: its gradient is not finite"
+    return "  taken back"
 
 
 def _cell(value: float | None, form: str) -> str:
