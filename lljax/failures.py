@@ -84,7 +84,18 @@ def _translated(error: Exception, command: str, place: Path | None) -> Exception
         missing = cure if package else f"module {error.name}, which is not installed."
         if error.name.split(".")[0] != "lljax":
             return UserError(f"`lljax {command}` needs the {missing}")
+    module = _modules(error)[-1]
+    if type(error) is ValueError and re.fullmatch(r"lljax\.\w+", module):
+        # So the core refuses an argument, and those come from the task.
+        return UserError(f"the task and its settings do not fit: {error}")
     return _defect(error, place)
+
+
+def _modules(error: BaseException) -> list[str]:
+    """The names of the modules that its traceback goes through."""
+    return [
+        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -120,12 +131,12 @@ def _of_storage(error: OSError, place: Path | None) -> str:
 
 def _defect(error: Exception, place: Path | None) -> RunFailed:
     what = f"{type(error).__name__}: {_first_line(error)}".rstrip(": ")
-    frames = list(traceback.walk_tb(error.__traceback__))
+    places = traceback.extract_tb(error.__traceback__)
     # `config_file` gives config files this name; what lljax calls in them is their own.
     own = [
-        (frame.f_code.co_filename, line)
-        for frame, line in frames
-        if frame.f_globals.get("__name__", "").startswith("lljax_config_")
+        (frame.filename, frame.lineno)
+        for frame, module in zip(places, _modules(error), strict=True)
+        if module.startswith("lljax_config_")
     ]
     file, line = own[-1] if own else ("", 0)
     whose = f"{file}, line {line}, has failed" if own else "this is a defect of lljax"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import ROOT, RUN, assert_refused, call, run_process, start
 
+import lljax
 from lljax.errors import RunFailed, StorageFailed, UserError
 from lljax.failures import in_words
 
@@ -166,6 +167,11 @@ def test_what_a_task_meets_is_told_in_words(statement, words, tmp_path):
     assert len(result.stderr.splitlines()) <= 10
     if "traceback" in result.stderr:
         assert "IndexError" in (tmp_path / "w" / "traceback.txt").read_text(encoding="utf-8")
+
+
+def test_what_the_core_refuses_is_wrong_input():
+    with pytest.raises(UserError, match=r"do not fit: `momentum` must be"), in_words("run"):
+        lljax.exponentiated_gradient(0.1, momentum=2.0)
 
 
 def test_the_traceback_is_shown_on_request(tmp_path, monkeypatch):

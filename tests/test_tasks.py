@@ -95,6 +95,7 @@ GOOD = "tasks.Task('points', Config, build)"
         ("train=points(8) / 0", GOOD, ["NaN or infinite numbers, in train"]),
         ("num_symbols=1", GOOD, ["`num_symbols` must be a whole number, at least 2; got 1"]),
         ("num_symbols=2.5", GOOD, ["`num_symbols` must be a whole number"]),
+        ("optimizer=3", GOOD, ["`optimizer` must be an optax optimiser", "got int"]),
         ("facts='4 classes'", GOOD, ["`facts` must be a tuple of texts; got '4 classes'"]),
         ("show_example=lambda n: np.zeros(5)", GOOD, ["`show_example` must return", "shape (5,)"]),
         ("show_example=lambda n: np.ones(5) if n else 'a'", GOOD, ["`show_example` must return"]),

@@ -136,8 +136,8 @@ def free_host_memory() -> int:
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
-        limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
     except (OSError, ValueError):
         pass  # no container, or none with a limit
     return free

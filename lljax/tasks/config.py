@@ -65,8 +65,9 @@ class InnerConfig:
         check_fields(self, "inner")
         require_counts("inner", self, "num_steps", "segments", "microbatch_size")
         require_positive("inner.learning_rate", self.learning_rate)
-        if self.clip_norm is not None:
-            require_positive("inner.clip_norm", self.clip_norm)
+        norm = self.clip_norm  # its square has to be a number in float32
+        fits = norm is None or 1e-18 <= norm <= 1e18
+        require(fits, "inner.clip_norm", "a number > 0, from 1e-18 to 1e18", norm)
         budget = self.memory_budget_gb
         fits = budget is None or 0 < budget <= MOST
         require(fits, "inner.memory_budget_gb", f"above 0 and at most {MOST:,}", budget)
@@ -116,7 +117,8 @@ class OuterConfig:
         require_counts("outer", self, "num_steps", "check_every", "patience")
         # Files are named by six digits.
         require(self.num_steps < 10**6, "outer.num_steps", "below 1,000,000", self.num_steps)
-        require_positive("outer.learning_rate", self.learning_rate)
+        rate = self.learning_rate
+        require(0 < rate <= 10**6, "outer.learning_rate", "> 0 and at most 1,000,000", rate)
         # Closer to 1 than that is 1 in float32, and a step has no end.
         require(0 <= self.momentum <= 0.9999, "outer.momentum", "in [0, 0.9999]", self.momentum)
         share = self.cutoff

@@ -206,6 +206,9 @@ def _check(problem: Any) -> None:
     count = problem.num_symbols
     if not isinstance(count, numbers.Integral) or count < 2:
         raise ValueError(f"`num_symbols` must be a whole number, at least 2; got {count!r}.")
+    if not isinstance(problem.optimizer, optax.GradientTransformation):
+        kind = type(problem.optimizer).__name__
+        raise ValueError(f"`optimizer` must be an optax optimiser; got {kind}.")
     facts = problem.facts
     if not isinstance(facts, tuple) or not all(isinstance(fact, str) for fact in facts):
         raise ValueError(f"`facts` must be a tuple of texts; got {facts!r}.")
