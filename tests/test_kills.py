@@ -100,6 +100,23 @@ def test_killed_between_two_outer_steps(undisturbed, tmp_path, line):
 
 
 @pytest.mark.slow
+def test_killed_before_the_checkpoint_of_a_step_has_arrived_its_sweep_is_left(
+    undisturbed, tmp_path
+):
+    """The sweep that led to an outer step goes only when the result of the step is on disk."""
+    workdir = tmp_path / "killed"
+    arguments = (*RUN, workdir, *FLAGS, "--outer.checkpoint-seconds", "0")
+    for step in range(1, 8):
+        kill_after_line(f"outer {step}/8", *arguments)
+        arrived = (workdir / "checkpoints" / str(step)).is_dir()
+        saved = {int(path.name) // 14 for path in workdir.glob("sweep/*") if path.name.isdigit()}
+        assert arrived or saved == {step}
+    result = run_process(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert_same_ends(workdir, undisturbed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["store", "offload", "recompute"])
 def test_where_states_are_kept_changes_no_bit(undisturbed, tmp_path, memory):
     result = run_process(*RUN, tmp_path / memory, *FLAGS, "--inner.memory", memory)

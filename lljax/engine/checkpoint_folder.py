@@ -55,6 +55,7 @@ class CheckpointFolder:
         self._background = background
         self._writing: Path | None = None
         self._checkpointer: ocp.Checkpointer | None = None
+        self._strays: set[Path] = set()  # that were told of
         orbax_noise.silence()
 
     def __enter__(self) -> "CheckpointFolder":
@@ -82,12 +83,13 @@ class CheckpointFolder:
         """Removes what a kill left half-written; says what is there and is none of lljax's."""
         if self.folder.exists() and not self.folder.is_dir():
             log(f"warning: {self.folder} is a file in the place of a folder: it is removed")
-            self.folder.unlink()
+            _remove(self.folder)
         for path in _entries(self.folder):
             if _UNFINISHED in path.name:
                 _remove(path)
-            elif not _is_checkpoint(path):
+            elif not _is_checkpoint(path) and path not in self._strays:
                 log(f"warning: {printable(str(path))} is no checkpoint: it is ignored")
+                self._strays.add(path)
 
     def save(self, number: int, arrays: Any, record: Mapping[str, Any]) -> None:
         """Writes a checkpoint, in the place of one that has that number.
@@ -109,9 +111,9 @@ class CheckpointFolder:
             RECORD: ocp.args.JsonSave({**signed, "sha256": _digest_of_json(signed)}),
         }
         path = self.path(number)
+        _remove(path)
         try:
             self.folder.mkdir(exist_ok=True)  # orbax would make a workdir again that is gone
-            _remove(path)
             _check_room(self.folder, needed)
             self._open().save(path.resolve(), args=ocp.args.Composite(**parts))
         except Exception as error:
@@ -193,7 +195,10 @@ class CheckpointFolder:
 
 def _entries(folder: Path) -> Iterator[Path]:
     """What is in a folder; nothing where there is none."""
-    return iter(sorted(folder.iterdir()) if folder.is_dir() else ())
+    try:
+        return iter(sorted(folder.iterdir()) if folder.is_dir() else ())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -201,10 +206,14 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Removes a file or a folder, if it is there; RunFailed if the disk does not let it go."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _check_room(folder: Path, needed: int) -> None:

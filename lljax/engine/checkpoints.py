@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import lljax
-from lljax.artifacts.failures import cannot_write
 from lljax.engine.checkpoint_folder import OLDER_PART, CheckpointFolder, Damaged
 from lljax.engine.metrics import Metrics
 from lljax.engine.progress import log
@@ -153,10 +152,7 @@ class Checkpoints:
         needed = {*known[-KEPT:], *self._by_validation(metrics, known)[:1]}
         for step in known:
             if step not in needed:
-                try:
-                    self._files.remove(step)
-                except OSError as error:
-                    raise cannot_write(self._files.path(step), error) from error
+                self._files.remove(step)
 
 
 def first_with_policy_of(step: int, metrics: Sequence[Metrics]) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from lljax.artifacts.failures import cannot_write
 from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged, digest
 from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.meta_gradient import Sweep
@@ -40,7 +39,9 @@ class SweepCheckpoints:
         outer.wait()  # the sweep is of no use without the outer step before it
         number = _number(outer_step, sweep)
         self._files.save(number, vars(sweep), self._owner)
-        self._remove(number)
+        for older in self._files.numbers():
+            if older != number:
+                self._files.remove(older)
         self._last = time.monotonic()
         self._took = self._last - started
 
@@ -72,20 +73,8 @@ class SweepCheckpoints:
 
     def clear(self) -> None:
         """Forgets the sweep, whose result is on disk."""
-        try:
-            self._files.clear()
-        except OSError as error:
-            raise cannot_write(self._files.folder, error) from error
+        self._files.clear()
         self._last = time.monotonic()
-
-    def _remove(self, newest: int) -> None:
-        """Removes all but the newest."""
-        for number in self._files.numbers():
-            if number != newest:
-                try:
-                    self._files.remove(number)
-                except OSError as error:
-                    raise cannot_write(self._files.path(number), error) from error
 
 
 def _numbers_a_step(sweep: Sweep) -> int:
