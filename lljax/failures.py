@@ -5,7 +5,6 @@ a defect, of lljax or of a task's own code: its traceback goes to a file.
 """
 
 import contextlib
-import errno
 import importlib.metadata
 import os
 import re
@@ -15,30 +14,13 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from lljax.artifacts.failures import NEEDED
 from lljax.errors import RunFailed, StorageFailed, UserError, is_out_of_memory
 from lljax.interrupt import CONTINUED
 from lljax.safe_text import printable, without_secrets
 
 TRACEBACK = "LLJAX_TRACEBACK"
 """Environment variable: 1 shows the traceback of every failure."""
-
-_NEEDED = {
-    errno.ENOSPC: "Free space on that disk (or inodes: `df -i`)",
-    errno.EDQUOT: "Free space in your quota there",
-    errno.EFBIG: "Allow larger files (`ulimit -f`)",
-    errno.EACCES: "Make it readable and writable for you",
-    errno.EPERM: "Make it readable and writable for you",
-    errno.EROFS: "Make that file system writable",
-    errno.EMFILE: "Allow more open files (`ulimit -n`)",
-    errno.ENFILE: "Close other programs' files, the system's table of open files is full",
-    errno.ENOENT: "It was there before: put it back, or take a new --workdir",
-    errno.ENOTDIR: "A file stands where a folder is needed: move it away",
-    errno.EISDIR: "A folder stands where a file is needed: move it away",
-    errno.EIO: "Check that disk",
-    errno.ESTALE: "Mount that file system again",
-    errno.ENAMETOOLONG: "Take a shorter name",
-    errno.ENOMEM: "Free memory",
-}
 
 
 @contextlib.contextmanager
@@ -125,7 +107,7 @@ def _of_storage(error: OSError, place: Path | None) -> str:
     ]
     # Writing to an open file names none.
     where = " to ".join(names) or (f"a file in {place}" if place else "a file")
-    needed = _NEEDED.get(error.errno or 0, "Put that right")
+    needed = NEEDED.get(error.errno or 0, "Put that right")
     return f"{where} cannot be read or written: {error.strerror or _first_line(error)}. {needed}."
 
 

@@ -5,27 +5,33 @@ import os
 import re
 from pathlib import Path
 
-from lljax.errors import RunFailed
+from lljax.errors import StorageFailed
 from lljax.safe_text import printable
 
-_NEEDED = {
-    errno.ENOSPC: "Make room on its disk (bytes, or inodes where `df -i` shows none free)",
-    errno.EDQUOT: "Make room within the quota",
-    errno.EFBIG: "Raise the limit on the size of files",
-    errno.EACCES: "Give permission to write there",
-    errno.EPERM: "Give permission to write there",
+NEEDED = {
+    errno.ENOSPC: "Free space on its disk (or inodes: `df -i`)",
+    errno.EDQUOT: "Free space in your quota there",
+    errno.EFBIG: "Allow larger files (`ulimit -f`)",
+    errno.EACCES: "Make it readable and writable for you",
+    errno.EPERM: "Make it readable and writable for you",
     errno.EROFS: "Make its disk writable",
     errno.EISDIR: "Move the folder of that name away",
     errno.ENOTDIR: "Move the file that stands in the place of a folder away",
     errno.EEXIST: "Move what stands in its place away",
-    errno.ENOENT: "Its folder was moved or removed: put it back",
-    errno.EMFILE: "Let the process open more files (`ulimit -n`)",
+    errno.ENOENT: "It or its folder was moved or removed: put it back, or take a new --workdir",
+    errno.EMFILE: "Allow more open files (`ulimit -n`)",
+    errno.ENFILE: "Close other programs' files, the system's table of open files is full",
+    errno.EIO: "Check that disk",
+    errno.ESTALE: "Mount that file system again",
+    errno.ENAMETOOLONG: "Take a shorter name",
+    errno.ENOMEM: "Free memory",
 }
+"""What a user can do, by the number of an error of the operating system."""
 # As TensorStore, which orbax writes with, says it inside a longer text.
 _NUMBER_IN_TEXT = re.compile(r"os_error_code='?(\d+)")
 
 
-def cannot_write(path: Path, error: BaseException) -> RunFailed:
+def cannot_write(path: Path, error: BaseException) -> StorageFailed:
     """The error of a write in one sentence: what happened, where, and what is needed.
 
     Args:
@@ -40,8 +46,8 @@ def cannot_write(path: Path, error: BaseException) -> RunFailed:
         words = f"{type(error).__name__}: {printable(lines[0])[:200]}"
     else:
         words = os.strerror(number)
-    needed = _NEEDED.get(number or 0, "Put that right")
-    return RunFailed(
+    needed = NEEDED.get(number or 0, "Put that right")
+    return StorageFailed(
         f"{printable(str(path))} cannot be written: {words}. {needed}, and the same command "
         f"continues the run."
     )

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lljax.engine.meta_gradient import MetaGradient, Sweep
+from lljax.safe_text import printable
 
 QUIET_SECONDS = 60  # between lines where there is no terminal for a bar
 DELAY_SECONDS = 3  # before a bar appears: quick computations need none
@@ -14,7 +15,7 @@ DELAY_SECONDS = 3  # before a bar appears: quick computations need none
 
 def log(message: str) -> None:
     """A line for people, that does not tear a progress bar."""
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(printable(message), file=sys.stderr)
     sys.stderr.flush()
 
 
