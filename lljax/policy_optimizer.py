@@ -131,8 +131,8 @@ def exponentiated_gradient(
         if cutoff:
             waits = (policy * policy.shape[1] < cutoff) & (centred < 0)
             waiting = jnp.sum(centred**2, axis=1, keepdims=True, where=waits)
-            count = jnp.maximum(jnp.sum(waits, axis=1, keepdims=True), 1)
-            variance += waiting / count.astype(variance.dtype)
+            number = jnp.maximum(jnp.sum(waits, axis=1, keepdims=True), 1)
+            variance += waiting / number.astype(variance.dtype)
         # A row without spread is stationary already: nothing to divide, nothing to move.
         direction = jnp.where(variance > 0, centred * jax.lax.rsqrt(variance), 0)
         if momentum:

@@ -114,7 +114,7 @@ def test_contributions_form_no_per_example_gradient(problem):
 
 def test_contributions_name_the_argument_that_is_wrong(problem):
     params, train, desired = problem
-    with pytest.raises(ValueError, match=r"`microbatch_size` must be at least 1.*got 0"):
+    with pytest.raises(ValueError, match=r"`microbatch_size` must be an int, at least 1.*got 0"):
         contributions(loss_fn, params, train, desired, microbatch_size=0)
     with pytest.raises(ValueError, match="`desired` is empty"):
         contributions(loss_fn, params, train, jax.tree.map(lambda a: a[:0], desired))

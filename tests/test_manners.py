@@ -155,7 +155,10 @@ def test_a_config_that_is_a_folder(tmp_path, monkeypatch):
         ("raise MemoryError", ["not enough memory", "--inner.microbatch-size", "lljax plan"]),
         ("raise OSError(28, 'No space left', '/x/y')", ["/x/y", "No space left", "Free space"]),
         ("raise PermissionError(13, 'Denied', '/x')", ["/x", "Make it readable and writable"]),
-        ("open('/dev/null/x')", ["/dev/null/x", "A file stands where a folder is needed"]),
+        (
+            "open('/dev/null/x')",
+            ["/dev/null/x", "Move the file that stands in the place of a folder"],
+        ),
         ("[][0]", ["mine.py, line 6, has failed: IndexError", "Its traceback is in"]),
     ],
 )
@@ -166,7 +169,8 @@ def test_what_a_task_meets_is_told_in_words(statement, words, tmp_path):
     assert_refused(result, "the run failed", *words, status=1)
     assert len(result.stderr.splitlines()) <= 10
     if "traceback" in result.stderr:
-        assert "IndexError" in (tmp_path / "w" / "traceback.txt").read_text(encoding="utf-8")
+        path = re.search(r"Its traceback is in (\S+);", result.stderr)[1]
+        assert "IndexError" in Path(path).read_text(encoding="utf-8")
 
 
 def test_what_the_core_refuses_is_wrong_input():

@@ -9,8 +9,8 @@ import pytest
 
 import lljax
 
-ARTIFACTS = ("lljax.artifacts", "lljax.errors", "numpy")
-REPORT = ("lljax.report", "lljax.scaling_law", "lljax.safe_text", "matplotlib", "jinja2")
+ARTIFACTS = ("lljax.artifacts", "lljax.errors", "lljax.safe_text", "numpy")
+REPORT = ("lljax.report", "lljax.scaling_law", "matplotlib", "jinja2")
 
 
 def imported_names(path):

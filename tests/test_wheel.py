@@ -66,7 +66,7 @@ def test_the_readmes_example_runs_beside_jax_optax_and_chex_alone(site, tmp_path
     assert done.returncode == 0, done.stderr
     auc, weight = re.findall(r"([\d.]+) -> ([\d.]+)", done.stdout)
     assert float(auc[1]) < 0.7 * float(auc[0])
-    assert float(weight[1]) < 0.1 < float(weight[0])
+    assert float(weight[1]) < 0.5 * float(weight[0])
 
 
 def test_a_command_whose_package_is_missing_names_it(site, tmp_path):

@@ -180,8 +180,11 @@ def test_a_cutoff_writes_zeros_and_takes_examples_back():
     # A slope above the row's mean leaves it out, one below it brings it back with a small weight.
     same, _ = optimizer.update(jnp.array([[1.0, 0.0, 0.9, 0.0]]), state, out)
     assert same[0, 2] == 0
-    back, _ = optimizer.update(jnp.array([[1.0, 0.0, -0.9, 0.0]]), state, out)
-    assert 0.025 < back[0, 2] < 0.3
+    wanted = jnp.array([[1.0, 0.0, -0.9, 0.0]])
+    back, state = optimizer.update(wanted, state, out)
+    assert 0.01 < back[0, 2] < 0.3
+    above_the_cutoff, _ = optimizer.update(wanted, state, back)
+    assert above_the_cutoff[0, 2] > 0.025
     lljax.check_policy(back, tolerance=1e-6)
 
 
@@ -288,7 +291,7 @@ def test_an_active_set_ends_where_the_whole_set_does(method):
     assert abs(active.auc - dense.auc) <= 1e-3 * dense.auc
     assert (active.policy > 0).mean() < 0.5
     assert (dense.complete, active.complete) == (True, True)  # the 60th step is a check
-    with pytest.raises(ValueError, match="`check_every` must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="`check_every` must be an int, at least 1; got 0"):
         optimise(check_every=0)
 
 
