@@ -18,6 +18,9 @@ from lljax import checks
 from lljax.policy import project_simplex
 
 
+LARGEST_STEP = 10.0  # of an example that waits for its weight, in units of the rate
+
+
 class PolicyUpdate(Protocol):
     """The `update` of a method."""
 
@@ -84,9 +87,10 @@ def exponentiated_gradient(
 
     The meta-gradient of an early row is larger than that of a late one by orders of magnitude;
     dividing each row by its spread lets one rate serve all T rows. s_t^2 is the variance of g_t
-    under gamma_t. With a cutoff the examples that wait, below the cutoff and with a slope below the
-    mean, add their mean square distance to the row's mean: or a row on one example, whose variance
-    is 0, would never move. Without a cutoff an entry that is exactly 0 stays 0.
+    under gamma_t. With a cutoff it is at least a hundredth of the mean square distance, to the
+    row's mean, of the examples that wait: those below the cutoff with a slope below the mean. A
+    row on one example, whose variance is 0, would never move without that. Without a cutoff an
+    entry that is exactly 0 stays 0.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.exponentiated_gradient(learning_rate=0.5)
@@ -132,7 +136,8 @@ def exponentiated_gradient(
             waits = (policy * policy.shape[1] < cutoff) & (centred < 0)
             waiting = jnp.sum(centred**2, axis=1, keepdims=True, where=waits)
             number = jnp.maximum(jnp.sum(waits, axis=1, keepdims=True), 1)
-            variance += waiting / number.astype(variance.dtype)
+            mean_square = waiting / number.astype(variance.dtype)
+            variance = jnp.maximum(variance, mean_square / LARGEST_STEP**2)
         # A row without spread is stationary already: nothing to divide, nothing to move.
         direction = jnp.where(variance > 0, centred * jax.lax.rsqrt(variance), 0)
         if momentum:
