@@ -18,7 +18,7 @@ _NEEDED = {
     errno.EISDIR: "Move the folder of that name away",
     errno.ENOTDIR: "Move the file that stands in the place of a folder away",
     errno.EEXIST: "Move what stands in its place away",
-    errno.ENOENT: "Its folder was moved or removed: put it back",
+    errno.ENOENT: "Its folder was moved or removed: put it back if it was moved",
     errno.EMFILE: "Let the process open more files (`ulimit -n`)",
 }
 # As TensorStore, which orbax writes with, says it inside a longer text.
