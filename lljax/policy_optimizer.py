@@ -17,7 +17,6 @@ import optax
 from lljax import checks
 from lljax.policy import project_simplex
 
-
 LARGEST_STEP = 10.0  # of an example that waits for its weight, in units of the rate
 
 

@@ -18,7 +18,7 @@ NEEDED = {
     errno.EISDIR: "Move the folder of that name away",
     errno.ENOTDIR: "Move the file that stands in the place of a folder away",
     errno.EEXIST: "Move what stands in its place away",
-    errno.ENOENT: "It or its folder was moved or removed: put it back, or take a new --workdir",
+    errno.ENOENT: "It or its folder was moved or removed: put it back if it was moved",
     errno.EMFILE: "Allow more open files (`ulimit -n`)",
     errno.ENFILE: "Close other programs' files, the system's table of open files is full",
     errno.EIO: "Check that disk",
