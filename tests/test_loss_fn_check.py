@@ -41,6 +41,12 @@ def test_what_micro_batches_would_change_is_refused_with_them(loss_fn):
         lljax.contributions(loss_fn, params, train, desired)
 
 
+def test_a_model_that_begins_at_zero_hides_nothing():
+    _, params, train, _ = make_logistic()
+    with pytest.raises(ValueError, match="another loss when other examples are beside it"):
+        lljax.check_loss_fn(normalised, jax.tree.map(jnp.zeros_like, params), train)
+
+
 def test_a_loss_of_each_example_alone_passes():
     policy, params, train, desired = make_logistic()
     lljax.check_loss_fn(logistic_loss, params, train)
