@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lljax
+from lljax.artifacts import schema
 from lljax.engine.checkpoint_folder import OLDER_PART, CheckpointFolder, Damaged
 from lljax.engine.metrics import Metrics
 from lljax.engine.progress import log
@@ -92,6 +93,7 @@ class Checkpoints:
         for step in reversed(numbers):
             restored = self._restore(step)
             if restored is not None:
+                self._check_columns(restored)
                 self._last = restored.metrics
                 return restored
         older = [step for step in numbers if (self._files.path(step) / OLDER_PART).exists()]
@@ -101,6 +103,16 @@ class Checkpoints:
                 f"another form: let that lljax finish the run, or give a --workdir of its own."
             )
         return None
+
+    def _check_columns(self, restored: Restored) -> None:
+        try:
+            for line in restored.metrics:
+                schema.check_metrics(line, complete=True)
+        except schema.SchemaError as error:
+            raise UserError(
+                f"{self._files.path(restored.step)} was written by another lljax, whose metrics "
+                f"differ ({error}): let that lljax finish the run, or give a --workdir of its own."
+            ) from error
 
     def best(self, metrics: Sequence[Metrics]) -> tuple[int, jax.Array] | None:
         """The best policy [T, N] that can be read, and the outer step that it is the result of.

@@ -10,7 +10,7 @@ from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged
 from lljax.engine.progress import log
 from lljax.engine.workdir import Workdir
 from lljax.errors import UserError
-from lljax.safe_text import printable
+from lljax.safe_text import printable, without_secrets
 from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
@@ -226,5 +226,5 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
 
 
 def _shown(value: Any) -> str:
-    text = printable(" ".join(str(value).split()))
+    text = without_secrets(printable(" ".join(str(value).split())))
     return text if len(text) <= 60 else f"{text[:60]}..."
