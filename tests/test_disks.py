@@ -16,8 +16,8 @@ from lljax.errors import RunFailed
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(errno.ENOSPC, ""), "No space left on device. Make room on its disk (bytes, or"),
-        (OSError(errno.EACCES, ""), "Permission denied. Give permission to write there, and the"),
+        (OSError(errno.ENOSPC, ""), "No space left on device. Free space on its disk (or inodes"),
+        (OSError(errno.EACCES, ""), "Permission denied. Make it readable and writable for you, and the"),
         (ValueError("RESOURCE_EXHAUSTED: x\n[os_error_code='28']"), "No space left on device."),
         (RuntimeError("odd \x1b[31m\nand long"), "RuntimeError: odd \ufffd[31m. Put that right"),
     ],

@@ -199,7 +199,7 @@ def test_a_defect_is_called_one_and_its_traceback_kept(tmp_path):
     ("error", "kind", "words"),
     [
         (OSError(errno.EDQUOT, "Quota", "/a", None, "/b"), StorageFailed, "/a to /b .*quota"),
-        (OSError(errno.EROFS, "Read-only", "/a"), StorageFailed, "Make that file system writable"),
+        (OSError(errno.EROFS, "Read-only", "/a"), StorageFailed, "Make its disk writable"),
         (OSError(errno.EMFILE, "Too many", "/a"), StorageFailed, "ulimit -n"),
         (OSError(errno.ENOSPC, "No space"), StorageFailed, "a file in /w .* then continues"),
         (OSError("odd"), StorageFailed, "a file in /w cannot be read or written: odd"),
