@@ -17,7 +17,10 @@ from lljax.errors import RunFailed
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, ""), "No space left on device. Free space on its disk (or inodes"),
-        (OSError(errno.EACCES, ""), "Permission denied. Make it readable and writable for you, and the"),
+        (
+            OSError(errno.EACCES, ""),
+            "Permission denied. Make it readable and writable for you, and",
+        ),
         (ValueError("RESOURCE_EXHAUSTED: x\n[os_error_code='28']"), "No space left on device."),
         (RuntimeError("odd \x1b[31m\nand long"), "RuntimeError: odd \ufffd[31m. Put that right"),
     ],
