@@ -121,13 +121,15 @@ def file_cases(folder: Path, group: str, rng: Generator, repeats: int = 1) -> It
       folder: what is to be damaged.
       group: of ways, in `WAYS`.
       rng: chooses the way.
-      repeats: cases for the newest file of a kind, which is read; a flip also meets another one.
+      repeats: cases for the newest file of a kind, which is read. A flip also meets another one;
+        of files at the top, which hold numbers for people, it meets three times as many bits.
     """
     for members in kinds(folder).values():
         *others, newest = members
         targets = [newest] * repeats
-        if group == "flip" and others:
-            targets.append(others[int(rng.integers(len(others)))])
+        if group == "flip":
+            targets *= 3 if len(newest.parts) == 1 else 1
+            targets += [others[int(rng.integers(len(others)))]] if others else []
         for target in targets:
             ways = [*WAYS[group], _SWAP] if group == "replace" and others else [*WAYS[group]]
             way = str(rng.choice(ways))

@@ -63,12 +63,20 @@ class Reference:
         }
         return _differences(found, wanted)
 
-    def compare_exactly(self, workdir: Path) -> Comparison:
-        """Of a copy of the reference itself, which is to be as it was, times and drawings too."""
+    def compare_exactly(self, workdir: Path, damaged: Contents) -> Comparison:
+        """Of a copy of the reference itself, in which nothing may stay damaged.
+
+        Args:
+          workdir: the copy.
+          damaged: what it said before the run; what is made again may have other times.
+        """
         wrong, lacking = self.compare(workdir)
         found = contents(workdir)
-        changed = [key for key, value in self._contents.items() if found.get(key) != value]
-        return Comparison(wrong, lacking + [key for key in changed if key not in wrong + lacking])
+        for key, value in self._contents.items():
+            stayed = key not in found or found[key] == damaged.get(key)
+            if found.get(key) != value and stayed and key not in wrong + lacking:
+                lacking.append(key)
+        return Comparison(wrong, lacking)
 
     def _compare_with_earlier(self, found: Contents) -> Comparison:
         for wanted in self._earlier():
@@ -99,7 +107,8 @@ def contents(workdir: Path) -> Contents:
         if any(part.startswith(".") for part in parts) or parts[0] in _FOR_RESUMING:
             continue
         if parts[0] in _UNFINISHED:
-            found[parts[0]] = True
+            if path.is_dir():
+                found[parts[0]] = True
         elif path.is_file():
             name = "/".join(parts)
             try:

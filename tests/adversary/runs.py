@@ -80,9 +80,16 @@ class Runs:
             shutil.rmtree(workdir, ignore_errors=True)
 
     def run_and_judge(self, workdir: Path, target: Path, *, exactly: bool = False) -> Verdict:
-        """Runs the command in a damaged workdir; the rest is as in `judge`."""
+        """The verdict of the command in a damaged workdir.
+
+        Args:
+          workdir: what is damaged.
+          target: the damaged file or folder in it.
+          exactly: whether the run was finished, so that no file may stay damaged.
+        """
+        damaged = contents(workdir) if exactly else None
         result = self.server.run(*self.command, workdir, figures=exactly)
-        return self.judge(result, workdir, target, exactly=exactly)
+        return self.judge(result, workdir, target, damaged=damaged)
 
     def judge(
         self,
@@ -91,7 +98,7 @@ class Runs:
         target: Path,
         *,
         flags: tuple[object, ...] = (),
-        exactly: bool = False,
+        damaged: Contents | None = None,
     ) -> Verdict:
         """The verdict of a run, which must say the same when it is run again.
 
@@ -100,16 +107,19 @@ class Runs:
           workdir: its folder.
           target: what was damaged, for the refusal to name.
           flags: with which it is run again.
-          exactly: whether the workdir was finished, so that times and drawings stay as they were.
+          damaged: what the files of a finished run said before it; None for an unfinished one.
         """
-        compare = self._reference.compare_exactly if exactly else self._reference.compare
         lines = self.ordinary.others(result, workdir)
-        comparison = compare(workdir) if result.returncode == 0 else None
+        comparison = None
+        if result.returncode == 0 and damaged is None:
+            comparison = self._reference.compare(workdir)
+        elif result.returncode == 0:
+            comparison = self._reference.compare_exactly(workdir, damaged)
         verdict = judge(result, lines, names_of(target), comparison)
         if verdict.is_fault or result.returncode != 0:
             return verdict
         before = contents(workdir)
-        again = self.server.run(*self.command, workdir, *flags, figures=exactly)
+        again = self.server.run(*self.command, workdir, *flags, figures=damaged is not None)
         if again.returncode != 0:
             return Verdict("dead end", again.stderr[-300:])
         if contents(workdir) != before:
