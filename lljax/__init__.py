@@ -7,7 +7,6 @@ if process.is_command():
     process.begin()
 # isort: on
 
-from lljax.checks import look_at_loss_fn as check_loss_fn
 from lljax.compression import acceleration_ratio, compression_ratio
 from lljax.learning_law import (
     contribution_similarity,
@@ -25,6 +24,7 @@ from lljax.memory import (
     StoreStates,
     recompute_within,
 )
+from lljax.mixing import check_loss_fn
 from lljax.outer_loop import (
     OptimizedPolicy,
     OuterLoop,

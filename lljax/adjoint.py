@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lljax import checks, sweep
+from lljax import checks, optimizer_check, sweep
 from lljax.memory import MemoryStrategy
 from lljax.microbatch import (
     Examples,
@@ -129,6 +129,7 @@ def training_run_builder(
     desired_loss_fn: LossFn | None,
     microbatch_size: int | None,
     zero_weight: ZeroWeight,
+    memory: MemoryStrategy,
 ) -> Callable[[Batch, Batch], TrainingRun]:
     """What `build_loss_auc` and `build_segments` share: their options, checked once.
 
@@ -138,6 +139,11 @@ def training_run_builder(
     Raises:
       ValueError: an option is not valid.
     """
+    checks.check_callable(loss_fn, "loss_fn")
+    if desired_loss_fn is not None:
+        checks.check_callable(desired_loss_fn, "desired_loss_fn")
+    optimizer_check.check_is_optimizer(optimizer)
+    checks.check_memory(memory)
     checks.check_microbatch_size(microbatch_size)
     checks.check_zero_weight(zero_weight, microbatch_size)
 

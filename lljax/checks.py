@@ -6,8 +6,7 @@ not: `policy.check_policy` looks at those, outside jit.
 
 import math
 import numbers
-import warnings
-import weakref
+from collections.abc import Callable
 from typing import Any, get_args
 
 import jax
@@ -25,12 +24,7 @@ def num_examples(batch: Batch, name: str) -> int:
     sizes = {}
     for path, leaf in leaves:
         if np.ndim(leaf) == 0:
-            cure = "Close over constants instead."
-            if isinstance(batch, list) or type(batch) is tuple:  # examples one by one
-                cure = (
-                    f"If `{name}` is a list of examples, stack them: "
-                    f"jax.tree.map(lambda *leaves: jnp.stack(leaves), *{name})."
-                )
+            cure = _stack_cure(batch, name) or "Close over constants instead."
             raise ValueError(
                 f"every array of `{name}` needs a leading example axis; "
                 f"`{name}{jax.tree_util.keystr(path)}` is a scalar. {cure}"
@@ -39,12 +33,26 @@ def num_examples(batch: Batch, name: str) -> int:
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{key}: {size}" for key, size in sizes.items())
         raise ValueError(
-            f"the arrays of `{name}` must share their leading example axis; got {listed}."
+            f"the arrays of `{name}` must share their leading example axis; got {listed}. "
+            f"{_stack_cure(batch, name)}".rstrip()
         )
     size = next(iter(sizes.values()))
     if size == 0:
         raise ValueError(f"`{name}` is empty: it must hold at least one example.")
     return size
+
+
+def _stack_cure(batch: Batch, name: str) -> str:
+    """What helps where the batch is a list of examples instead of arrays of them; else nothing."""
+    if not isinstance(batch, list | tuple) or hasattr(batch, "_fields"):
+        return ""
+    forms = {str(jax.tree.map(np.shape, example)) for example in batch}
+    if len(forms) > 1:
+        return ""
+    return (
+        f"If `{name}` is a list of examples, stack them: "
+        f"{name} = jax.tree.map(lambda *leaves: jnp.stack(leaves), *{name})."
+    )
 
 
 def check_policy_shape(policy: jax.Array, train: Batch) -> None:
@@ -59,9 +67,11 @@ def check_policy_shape(policy: jax.Array, train: Batch) -> None:
         raise ValueError(f"`policy` must have at least one inner step, T >= 1; got shape {shape}.")
     if shape[1] != size:
         cure = ": it may be transposed" if shape[0] == size else ""
+        is_list = isinstance(train, list | tuple) and len(train) == shape[1]
+        stack = _stack_cure(train, "train") if is_list else ""
         raise ValueError(
             f"`policy` must have shape (T, N) = ({shape[1] if cure else shape[0]}, {size}), "
-            f"N being the number of examples in `train`; got {shape}{cure}."
+            f"N being the number of examples in `train`; got {shape}{cure}. {stack}".rstrip()
         )
     dtype = jnp.result_type(policy)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -91,6 +101,22 @@ def check_count(name: str, value: Any, least: int = 1, cure: str = "") -> None:
         raise ValueError(f"`{name}` must be an int, at least {least}{cure}; got {value!r}.")
 
 
+def check_number(name: str, value: Any, expected: str, is_valid: Callable[[float], bool]) -> None:
+    """ValueError unless `value` is a number, known now, for which `is_valid` holds."""
+    kinds = numbers.Real | np.ndarray | jax.Array
+    is_number = isinstance(value, kinds) and not isinstance(value, bool | jax.core.Tracer)
+    if not (is_number and np.size(value) == 1 and is_valid(float(value))):
+        raise ValueError(f"`{name}` must be {expected}; got {value!r}.")
+
+
+def floating(value: Any, name: str) -> jax.Array:
+    """`value` as an array; ValueError unless it is floating: integers would round what follows."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be floating, e.g. float32; got {array.dtype}.")
+    return array
+
+
 def check_rate(name: str, value: Any) -> None:
     """ValueError unless `value` is a finite number above 0, a schedule, or an array of JAX."""
     if callable(value) or isinstance(value, jax.Array):
@@ -98,6 +124,12 @@ def check_rate(name: str, value: Any) -> None:
     is_number = isinstance(value, numbers.Real | np.ndarray) and not isinstance(value, bool)
     if not (is_number and np.ndim(value) == 0 and 0 < value < math.inf):
         raise ValueError(f"`{name}` must be a finite number above 0, or a schedule; got {value!r}.")
+
+
+def check_callable(function: Any, name: str, form: str = "(params, batch) -> losses [B]") -> None:
+    """ValueError unless `function` can be called."""
+    if not callable(function):
+        raise ValueError(f"`{name}` must be a function {form}; got {function!r}.")
 
 
 def check_microbatch_size(size: int | None) -> None:
@@ -119,7 +151,7 @@ def check_memory(memory: Any) -> None:
 
 def check_zero_weight(zero_weight: ZeroWeight, microbatch_size: int | None) -> None:
     """ValueError unless `zero_weight` is one of the choices and there are micro-batches for it."""
-    if zero_weight not in get_args(ZeroWeight):
+    if not isinstance(zero_weight, str) or zero_weight not in get_args(ZeroWeight):
         raise ValueError(
             f"`zero_weight` must be one of {', '.join(get_args(ZeroWeight))}; got {zero_weight!r}."
         )
@@ -134,10 +166,7 @@ def check_loss_fn(
     loss_fn: LossFn, params: Params, batch: Batch, name: str, argument: str = "loss_fn"
 ) -> None:
     """ValueError unless `loss_fn(params, batch)` is a floating [B]; `argument` is its own name."""
-    if not callable(loss_fn):
-        raise ValueError(
-            f"`{argument}` must be a function (params, batch) -> losses [B]; got {loss_fn!r}."
-        )
+    check_callable(loss_fn, argument)
     check_params(params)
     size = num_examples(batch, name)
     losses = jax.eval_shape(loss_fn, params, batch)
@@ -160,105 +189,3 @@ def check_desired_loss_fn(
         check_loss_fn(loss_fn, params, batch, name)
     else:
         check_loss_fn(desired_loss_fn, params, batch, name, "desired_loss_fn")
-
-
-def look_at_loss_fn(loss_fn: LossFn, params: Params, batch: Batch) -> None:
-    """Looks at a loss function with values, which a call under jit cannot; `lljax.check_loss_fn`.
-
-    >>> import jax.numpy as jnp, lljax
-    >>> lljax.check_loss_fn(lambda params, batch: batch @ params, jnp.ones(2), jnp.eye(2))
-
-    Args:
-      loss_fn: per-example losses, (params, batch of B) -> [B].
-      params: theta, values.
-      batch: B examples, values; the first eight at most are evaluated, twice.
-
-    Raises:
-      ValueError: a shape or dtype does not fit, or the loss of an example depends on the others in
-        its batch or on its place, so that micro-batches would change it.
-    """
-    check_loss_fn(loss_fn, params, batch, "batch")
-    check_examples_apart(loss_fn, params, batch, "batch", in_pieces="microbatch_size")
-
-
-# By loss function, for as long as that lives: the forms of batch for which it was looked at.
-_looked_at: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
-
-
-def check_examples_apart(
-    loss_fn: LossFn, params: Params, batch: Batch, name: str, *, in_pieces: str | None
-) -> None:
-    """Says so where the loss of an example depends on which others are beside it, or on its place.
-
-    A few examples are evaluated in a batch of twice as many, and by themselves in reverse. Batch
-    normalisation without running statistics and contrasts within a batch are found so. Values are
-    needed: nothing happens where an argument is traced, under jit or vmap.
-
-    Args:
-      loss_fn, params, batch: as in `check_loss_fn`, which has been passed.
-      name: of the batch.
-      in_pieces: what divides the batch, such as "microbatch_size"; None where nothing does.
-
-    Raises:
-      ValueError: the loss depends on the batch, which is divided. Where it is not: a warning.
-    """
-    leaves = jax.tree.leaves((params, batch))
-    half = min(num_examples(batch, name) // 2, 4)
-    if half == 0 or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return
-    try:
-        known = _looked_at.setdefault(loss_fn, set())
-        key: Any = (name, in_pieces, str(jax.tree.map(jnp.shape, (params, batch))))
-        if key in known:
-            return
-    except TypeError:  # a function that cannot be looked up is looked at each time
-        known, key = set(), None
-    reverse = slice(half - 1, None, -1)
-
-    def aside(leaf):  # a model that begins at zero may not look at its inputs yet
-        return leaf + 0.1 * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
-
-    @jax.jit
-    def evaluate(params, batch):
-        params = jax.tree.map(aside, params)
-        return (
-            loss_fn(params, jax.tree.map(lambda x: x[: 2 * half], batch)),
-            loss_fn(params, jax.tree.map(lambda x: x[reverse], batch)),
-        )
-
-    try:
-        with jax.ensure_compile_time_eval():
-            together, alone = evaluate(params, batch)
-            rounding = _rounding(alone.dtype)
-            together, alone = (np.asarray(losses, np.float64) for losses in (together, alone))
-    except jax.errors.JAXTypeError:  # the function holds something that is traced
-        return
-    differences = np.abs(together[reverse] - alone)
-    if not differences.max() > rounding * np.abs(together).max():  # NaN: said elsewhere
-        known.add(key)
-        return
-    found = (
-        f"`loss_fn` gives an example of `{name}` another loss when other examples are beside it: "
-        f"{together[half - 1]:.6g} among {2 * half}, {float(alone[0]):.6g} among {half}."
-    )
-    cure = (
-        "Use layer or group normalisation, or running statistics that are frozen, in place of "
-        "batch statistics, and no contrasts within a batch"
-    )
-    if in_pieces is not None:
-        raise ValueError(
-            f"{found} `{in_pieces}` divides the examples otherwise and would change the result. "
-            f"{cure}, or leave `{in_pieces}` out."
-        )
-    known.add(key)
-    warnings.warn(
-        f"{found} The result holds for just this batch: with micro-batches, or on other examples, "
-        f"it would be another. {cure}.",
-        stacklevel=3,
-    )
-
-
-def _rounding(dtype: Any) -> float:
-    """How far losses of one example may differ between batches, relative to the largest."""
-    # GPUs multiply in TF32 for some shapes of batch and not for others.
-    return {8: 1e-8, 4: 1e-3}.get(jnp.dtype(dtype).itemsize, 0.1)

@@ -86,13 +86,11 @@ def acceleration_ratio(conventional: jax.Array, accelerated: jax.Array) -> jax.A
 
 def _check_curve(losses: jax.Array, name: str) -> jax.Array:
     """A floating curve [T+1] with T >= 1; ValueError when it is anything else."""
-    losses = jnp.asarray(losses)
+    losses = checks.floating(losses, name)
     if losses.ndim != 1 or losses.size < 2:
         cure = " Use jax.vmap over runs." if losses.ndim == 2 else ""
         raise ValueError(
             f"`{name}` must have shape (T+1,) with T >= 1, the losses at t = 0 .. T; got "
             f"{losses.shape}.{cure}"
         )
-    if not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise ValueError(f"`{name}` must be floating, e.g. float32; got {losses.dtype}.")
     return losses

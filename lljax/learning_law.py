@@ -12,7 +12,7 @@ zero: pass, e.g., 1e-3 / N there.
 import jax
 import jax.numpy as jnp
 
-from lljax import checks
+from lljax import checks, mixing
 from lljax.microbatch import split_microbatches
 from lljax.train_step import example_slopes, weighted_gradient
 from lljax.types import Batch, LossFn, Params
@@ -48,22 +48,23 @@ def contributions(
       desired: K desired examples.
       desired_loss_fn: the losses l_k of the desired examples; `loss_fn` when None.
       microbatch_size: examples handled at once; all of them when None. It bounds the memory of
-        activations and changes nothing but rounding.
+        activations and, where the loss of an example does not depend on the others of its batch,
+        changes nothing but rounding.
 
     Returns:
       [N], the dtype of the losses, squared nats per squared unit of theta. Cost: 3 forward passes
       over the desired and 2 over the training examples; memory of one gradient.
 
     Raises:
-      ValueError: a shape or dtype does not fit, or `microbatch_size` is below 1.
+      ValueError: a shape or dtype does not fit, `microbatch_size` is below 1, or (outside jit) it
+        is given and a loss mixes the examples of a batch.
 
     Reference: arXiv:2402.17759, section 3.2.
     """
     checks.check_microbatch_size(microbatch_size)
-    checks.check_loss_fn(loss_fn, params, train, "train")
-    checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, desired, "desired")
-    in_pieces = None if microbatch_size is None else "microbatch_size"
-    checks.check_examples_apart(loss_fn, params, train, "train", in_pieces=in_pieces)
+    mixing.check_losses(
+        loss_fn, desired_loss_fn, params, train, {"desired": desired}, microbatch_size
+    )
     wanted = split_microbatches(desired, microbatch_size)
     mean = jnp.full(wanted.num_examples, 1 / wanted.num_examples)
     direction, _ = weighted_gradient(desired_loss_fn or loss_fn, params, wanted, mean)
@@ -98,7 +99,7 @@ def contribution_similarity(
       Equal up to rounding gives a huge finite number. Cost: O(N).
 
     Raises:
-      ValueError: the arguments are not two vectors of the same length.
+      ValueError: the arguments are not two floating vectors of the same length.
 
     Reference: arXiv:2402.17759, section 4.2.
     """
@@ -138,11 +139,12 @@ def optimality_gap(policy: jax.Array, policy_grad: jax.Array) -> jax.Array:
       [T], in the unit of `policy_grad`, never negative for rows >= 0. Cost: O(T N).
 
     Raises:
-      ValueError: the arguments do not share a shape [T, N].
+      ValueError: the arguments are not floating or do not share a shape [T, N].
 
     Reference: arXiv:2402.17759, section 3.2; M. Jaggi, ICML 2013 (the gap).
     """
-    policy, policy_grad = jnp.asarray(policy), jnp.asarray(policy_grad)
+    policy = checks.floating(policy, "policy")
+    policy_grad = checks.floating(policy_grad, "policy_grad")
     if policy.ndim != 2 or policy.shape != policy_grad.shape or policy.size == 0:
         raise ValueError(
             f"`policy` and `policy_grad` must share a shape (T, N); got {policy.shape} and "
@@ -176,7 +178,7 @@ def zero_weight_share(
       Cost: O(N).
 
     Raises:
-      ValueError: the arguments are not two vectors of the same length.
+      ValueError: the arguments are not two floating vectors of the same length.
 
     Reference: arXiv:2402.17759, section 4.5.
     """
@@ -203,7 +205,7 @@ def redundant_share(
       [], between 0 and 1; NaN when no example has CT > 0. Cost: O(N).
 
     Raises:
-      ValueError: the arguments are not two vectors of the same length.
+      ValueError: the arguments are not two floating vectors of the same length.
 
     Reference: arXiv:2402.17759, section 4.5.
     """
@@ -241,8 +243,8 @@ def learned_weight_counts(
       [E], integer. Cost: O(N E).
 
     Raises:
-      ValueError: `losses` and `weights` are not two vectors of the same length, or `edges` is not
-        a vector.
+      ValueError: `losses` and `weights` are not two floating vectors of the same length, or
+        `edges` is not a vector.
 
     Reference: arXiv:2402.17759, section 4.5.
     """
@@ -264,8 +266,10 @@ def _share(hits: jax.Array, among: jax.Array, dtype) -> jax.Array:
 
 
 def _check_rows(**named) -> tuple[jax.Array, jax.Array]:
-    """Two vectors [N] as arrays; ValueError when they are anything else."""
-    (first, a), (second, b) = ((name, jnp.asarray(value)) for name, value in named.items())
+    """Two floating vectors [N] as arrays; ValueError when they are anything else."""
+    (first, a), (second, b) = (
+        (name, checks.floating(value, name)) for name, value in named.items()
+    )
     if a.ndim != 1 or a.shape != b.shape or a.size == 0:
         cure = " Use jax.vmap over inner steps." if 2 in (a.ndim, b.ndim) else ""
         raise ValueError(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
-from lljax import adjoint, checks, optimizer_check
+from lljax import adjoint, checks, mixing, optimizer_check
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.types import LossAuc, LossAucInfo, LossFn, ZeroWeight
 
@@ -49,8 +49,9 @@ def build_loss_auc(
         `RecomputeStates`).
       microbatch_size: examples handled at once inside a step; all of them when None. It bounds
         the memory of activations and changes nothing but rounding, if the loss of an example does
-        not depend on the others in its batch. Outside jit that is looked at, and refused where it
-        does; `check_loss_fn` is for calls under jit.
+        not depend on the others of its batch or on its place. A loss that does is refused with
+        `microbatch_size` and warned of without, where it can be evaluated: outside jit, or by
+        `lljax.check_loss_fn`.
       zero_weight: what a step does with examples whose weight is exactly 0. "compute": the same as
         with all others. "slope_only": only what their entry of the gradient needs; the gradient is
         the same. "omit": nothing; their entry is set to the largest known one of their row, so
@@ -73,9 +74,8 @@ def build_loss_auc(
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
-    checks.check_memory(memory)
     training_run = adjoint.training_run_builder(
-        loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight
+        loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, memory
     )
 
     @jax.custom_vjp
@@ -119,14 +119,10 @@ def build_loss_auc(
 
     def loss_auc(policy, params, train, desired):
         checks.check_policy_shape(policy, train)
-        checks.check_loss_fn(loss_fn, params, train, "train")
-        checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, desired, "desired")
-        optimizer_check.check_update(optimizer, params)
-        in_pieces = None if microbatch_size is None else "microbatch_size"
-        checks.check_examples_apart(loss_fn, params, train, "train", in_pieces=in_pieces)
-        checks.check_examples_apart(
-            desired_loss_fn or loss_fn, params, desired, "desired", in_pieces=in_pieces
+        mixing.check_losses(
+            loss_fn, desired_loss_fn, params, train, {"desired": desired}, microbatch_size
         )
+        optimizer_check.check_update(optimizer, params)
         try:
             desired_losses, end = loss_curve(policy, params, train, desired)
         except TypeError as error:

@@ -121,6 +121,7 @@ def recompute_within(num_steps: int, max_states: int) -> RecomputeStates:
       ValueError: no depth fits; about 2 log2(T) states are the least.
     """
     check_count("num_steps", num_steps)
+    check_count("max_states", max_states)
     deepest = max(1, math.ceil(math.log2(num_steps)))
     trees = [RecomputeStates(depth=depth) for depth in range(1, deepest + 1)]
     for memory in trees:

@@ -70,7 +70,8 @@ class ReorderedBatches:
 
     def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, jax.Array]:
         """As `MicroBatches.fold`, with 0 for the examples that are left out."""
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.examples.batch)
+        places = self.order.size  # not -1: an array [B, 0] does not tell how many
+        flat = jax.tree.map(lambda leaf: leaf.reshape(places, *leaf.shape[2:]), self.examples.batch)
         pieces = (flat, *(self.examples.split(array).reshape(-1) for array in values))
 
         def piece(number):

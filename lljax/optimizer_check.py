@@ -63,25 +63,30 @@ _CURES = {
 _known_good: weakref.WeakKeyDictionary[Callable, set[Hashable]] = weakref.WeakKeyDictionary()
 
 
+def check_is_optimizer(optimizer: optax.GradientTransformation) -> None:
+    """ValueError unless `optimizer` is an optax optimiser, or a pair of functions like one."""
+    parts = (getattr(optimizer, name, None) for name in ("init", "update"))
+    if all(map(callable, parts)) and not isinstance(optimizer, PolicyOptimizer | type):
+        return
+    cure = ""
+    if isinstance(optimizer, PolicyOptimizer):
+        cure = " A PolicyOptimizer is what `optimize_policy` takes, for the outer steps."
+    elif callable(optimizer):
+        cure = " A schedule belongs inside one: optax.sgd(schedule)."
+    raise ValueError(
+        f"`optimizer` must be an optax optimiser such as optax.sgd(0.1); got {optimizer!r}.{cure}"
+    )
+
+
 def check_update(optimizer: optax.GradientTransformation, params: Params) -> None:
     """ValueError unless (gradient, state, params) -> (updates, state) is all the optimiser needs.
 
     Costs a trace of the update.
     """
-    if isinstance(optimizer, PolicyOptimizer):
-        raise ValueError(
-            "`optimizer` must be an optax optimiser, for the inner training; got a "
-            "PolicyOptimizer, which `optimize_policy` takes."
-        )
-    if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
-        cure = " A schedule belongs inside one: optax.sgd(schedule)." if callable(optimizer) else ""
-        raise ValueError(
-            f"`optimizer` must be an optax optimiser such as optax.sgd(0.1); got {optimizer!r}."
-            f"{cure}"
-        )
     try:
-        state = jax.eval_shape(optimizer.init, params)
-        jax.eval_shape(optimizer.update, params, state, params)
+        with jax.numpy_dtype_promotion("standard"):
+            state = jax.eval_shape(optimizer.init, params)
+            jax.eval_shape(optimizer.update, params, state, params)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         words = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -119,7 +124,7 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     except TypeError:  # an `update` or a structure that cannot be looked up is checked each time
         known, key = set(), None
     shapes_of = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
         try:
             found = jax.jit(lambda one: _try_updates(optimizer, shapes_of, one))(1.0)
             found = {

@@ -1,10 +1,12 @@
 """Loops around a policy optimiser that are compiled as a whole; `step_control` has their rules."""
 
 import functools
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lljax import checks
 from lljax.policy import check_policy
@@ -64,6 +66,10 @@ def build_outer_loop(
       left out, as "omit" says.
     """
     checks.check_count("check_every", check_every)
+    form = "(policy, params, train, desired) -> (AUC, info)"
+    checks.check_callable(loss_auc, "loss_auc", form)
+    if active_loss_auc is not None:
+        checks.check_callable(active_loss_auc, "active_loss_auc", form)
     control = build_step_control(optimizer, grow=grow, shrink=shrink)
 
     def init(policy, params, train, desired):
@@ -181,17 +187,14 @@ def optimize_policy(
         # What was better and yet not taken has a gradient that is not finite.
         finite = jnp.isfinite(state.trial_objective)
         finite &= state.accepted | ~is_better(before, state.trial_objective)
+        if active_loss_auc is not None:  # a check that was taken back has a gradient too
+            finite &= state.complete | (state.trials % check_every != 0)
         return state, (state.objective, state.accepted, finite)
 
     start = loop.init(policy, params, train, desired)
     start_finite = jnp.isfinite(start.objective) & jnp.isfinite(start.policy_grad).all()
     if not isinstance(start_finite, jax.core.Tracer) and not start_finite:
-        what = "meta-gradient" if jnp.isfinite(start.objective) else "AUC"
-        raise ValueError(
-            f"the {what} of the policy that `optimize_policy` starts from is not finite, so that "
-            f"nothing can be improved. Look for NaN in `params`, `train` and `desired`, and lower "
-            f"the inner learning rate if the training diverges."
-        )
+        _refuse_start(start, lambda: loss_auc(policy, params, train, desired)[1])
     end, (aucs, accepted, finite) = jax.lax.scan(body, start, length=num_steps)
     return OptimizedPolicy(
         policy=end.policy,
@@ -201,4 +204,26 @@ def optimize_policy(
         accepted=accepted,
         complete=end.complete,
         finite=jnp.concatenate([start_finite[None], finite]),
+    )
+
+
+def _refuse_start(start: OuterState, find_info: Callable[[], Any]) -> NoReturn:
+    """Says what is not finite of a policy from which nothing can be improved."""
+    if jnp.isfinite(start.objective):
+        bad = ~np.isfinite(start.policy_grad)
+        row, example = (int(place[0]) for place in np.nonzero(bad))
+        what = (
+            f"the meta-gradient of `policy` is not finite in {bad.any(axis=1).sum()} of "
+            f"{len(bad)} rows, first at step {row}, example {example}, though its AUC is "
+            f"{float(start.objective):.6g}"
+        )
+    else:
+        what = f"the AUC of `policy` is {float(start.objective)}"
+        losses = getattr(find_info(), "desired_losses", None)
+        if losses is not None and not jnp.isfinite(losses).all():
+            first = np.argmin(np.isfinite(losses))
+            what += f": the desired loss is not finite from t = {first} on"
+    raise ValueError(
+        f"there is nothing to improve: {what}. Look for NaN or infinite numbers in `params`, "
+        f"`train` and `desired`, or lower the learning rate of the inner optimiser."
     )

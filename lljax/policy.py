@@ -1,5 +1,7 @@
 """Learning policies gamma [T, N]: one probability distribution over the examples a step (§2)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,9 +56,12 @@ def project_simplex(policy: jax.Array) -> jax.Array:
       [..., N], rows >= 0 that sum to 1 to rounding. Differentiable where no entry sits exactly on
       the boundary of the support.
 
+    Raises:
+      ValueError: `policy` is not floating or has no entries in a row.
+
     Reference: C. Michelot, J. Optim. Theory Appl. 50 (1986).
     """
-    _check_floating(policy)
+    policy = _rows(policy)
     # Shifting a row does not change its projection. With its largest entry at 0 the threshold lies
     # in [-1, 0), so entries of any size leave it exact; narrow dtypes could not count N entries.
     wide = policy.astype(at_least_32_bits(policy.dtype))
@@ -89,7 +94,7 @@ def effective_sample_size(policy: jax.Array) -> jax.Array:
     Returns:
       [...].
     """
-    _check_floating(policy)
+    policy = _rows(policy)
     return 1 / jnp.sum(policy**2, axis=-1)
 
 
@@ -102,7 +107,7 @@ def entropy(policy: jax.Array) -> jax.Array:
     Returns:
       [...].
     """
-    _check_floating(policy)
+    policy = _rows(policy)
     return -jnp.sum(jax.scipy.special.xlogy(policy, policy), axis=-1)
 
 
@@ -114,16 +119,18 @@ def check_policy(policy: jax.Array, tolerance: float | None = None) -> None:
       tolerance: how far a row's sum may be from 1; 1e-3, or 0.2 in 16-bit types, when None.
 
     Raises:
-      ValueError: an entry is negative or not finite, or a row does not sum to 1; the first
-        offending row is named.
+      ValueError: `policy` is no floating [T, N], an entry is negative or not finite, or a row does
+        not sum to 1; the first offending row is named.
     """
-    values = np.asarray(policy, np.float64)
-    if values.ndim != 2:
-        raise ValueError(f"`policy` must have shape (T, N); got {values.shape}.")
+    policy = _rows(policy)
+    if policy.ndim != 2:
+        raise ValueError(f"`policy` must have shape (T, N); got {policy.shape}.")
+    if isinstance(policy, jax.core.Tracer):
+        raise ValueError("`policy` must be known for its values to be checked; got a tracer.")
     if tolerance is None:
-        tolerance = 0.2 if jnp.result_type(policy).itemsize == 2 else 1e-3
-    if not tolerance >= 0:
-        raise ValueError(f"`tolerance` must be a number >= 0; got {tolerance}.")
+        tolerance = 0.2 if policy.dtype.itemsize == 2 else 1e-3
+    checks.check_number("tolerance", tolerance, "a finite number >= 0", lambda x: 0 <= x < math.inf)
+    values = np.asarray(policy, np.float64)
     sums = values.sum(axis=1)
     for name, bad in (
         ("is not finite", ~np.isfinite(values).all(axis=1)),
@@ -139,7 +146,9 @@ def check_policy(policy: jax.Array, tolerance: float | None = None) -> None:
             )
 
 
-def _check_floating(policy: jax.Array) -> None:
-    dtype = jnp.result_type(policy)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`policy` must be floating, e.g. float32; got {dtype}.")
+def _rows(policy: jax.Array) -> jax.Array:
+    """The rows of a policy as a floating array; ValueError where there are none."""
+    policy = checks.floating(policy, "policy")
+    if policy.ndim == 0 or policy.shape[-1] == 0:
+        raise ValueError(f"`policy` must have rows of at least one entry; got {policy.shape}.")
+    return policy

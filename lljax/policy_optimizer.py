@@ -112,12 +112,9 @@ def exponentiated_gradient(
     Reference: Kivinen and Warmuth, Information and Computation 132 (1997).
     """
     checks.check_rate("learning_rate", learning_rate)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"`momentum` must be in [0, 1); got {momentum}.")
-    if not 0 <= cutoff < 1:
-        raise ValueError(
-            f"`cutoff` is a share of the uniform weight and must be in [0, 1); got {cutoff}."
-        )
+    checks.check_number("momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
+    expected = "a share of the uniform weight, in [0, 1)"
+    checks.check_number("cutoff", cutoff, expected, lambda x: 0 <= x < 1)
 
     def init(policy):
         return jnp.zeros((), jnp.int32), jnp.zeros_like(policy) if momentum else None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import optax
 
-from lljax import adjoint, checks, optimizer_check
+from lljax import adjoint, checks, mixing, optimizer_check
 from lljax.adjoint import TrainingRun
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.microbatch import split_microbatches
@@ -121,9 +121,8 @@ def build_segments(
 
     Reference: arXiv:2402.17759, App. C.
     """
-    checks.check_memory(memory)
     training_run = adjoint.training_run_builder(
-        loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight
+        loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, memory
     )
 
     def observer(run: TrainingRun, watched: Watched):
@@ -141,9 +140,10 @@ def build_segments(
     def start(params, data, watched):
         if OBJECTIVE in watched:
             raise ValueError(f"`watched` must not use the name {OBJECTIVE!r}, the desired losses'.")
-        checks.check_loss_fn(loss_fn, params, data[0], "train")
-        for name, batch in (("desired", data[1]), *watched.items()):
-            checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, batch, name)
+        desired_sets = {"desired": data[1], **watched}
+        mixing.check_losses(
+            loss_fn, desired_loss_fn, params, data[0], desired_sets, microbatch_size
+        )
         optimizer_check.check_update(optimizer, params)
         if check_optimizer:
             optimizer_check.check_optimizer(optimizer, params)

@@ -4,6 +4,7 @@ The objective is rough, so a trial that makes it worse or not finite is taken ba
 shrinks; after a good one it grows. Nothing here computes a meta-gradient.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lljax.checks import check_number
 from lljax.policy_optimizer import PolicyOptimizer, check_policy_optimizer
 
 RESTART_AFTER = 3  # rejections in a row
@@ -105,10 +107,8 @@ def build_step_control(
       whose gradient is not finite after all.
     """
     check_policy_optimizer(optimizer)
-    if not 1 <= grow < jnp.inf or not 0 < shrink < 1:
-        raise ValueError(
-            f"`grow` must be finite and >= 1, `shrink` in (0, 1); got {grow} and {shrink}."
-        )
+    check_number("grow", grow, "finite and >= 1", lambda x: 1 <= x < math.inf)
+    check_number("shrink", shrink, "a number in (0, 1)", lambda x: 0 < x < 1)
 
     def begin(policy, objective, policy_grad):
         zero = jnp.zeros((), jnp.int32)

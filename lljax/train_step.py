@@ -76,6 +76,10 @@ def weighted_gradient(
 def apply_optimizer(
     optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
 ) -> TrainState:
-    """(theta_{t+1}, o_{t+1}) = Phi(theta_t, o_t, g_t): the part of a step that sees no data."""
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    return TrainState(optax.apply_updates(state.params, updates), opt_state)
+    """(theta_{t+1}, o_{t+1}) = Phi(theta_t, o_t, g_t): the part of a step that sees no data.
+
+    optax mixes dtypes, so that a user's strict promotion, meant for their own code, cannot hold.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state)

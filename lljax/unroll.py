@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lljax import checks
+from lljax import checks, mixing, optimizer_check
 from lljax.microbatch import split_microbatches
 from lljax.train_step import train_step
 from lljax.types import Batch, LossFn, Params, TrainState
@@ -44,11 +44,13 @@ def unroll(
     Raises:
       ValueError: a shape or dtype does not fit.
     """
+    checks.check_callable(loss_fn, "loss_fn")
+    optimizer_check.check_is_optimizer(optimizer)
     checks.check_microbatch_size(microbatch_size)
     checks.check_policy_shape(policy, train)
-    checks.check_loss_fn(loss_fn, params, train, "train")
-    in_pieces = None if microbatch_size is None else "microbatch_size"
-    checks.check_examples_apart(loss_fn, params, train, "train", in_pieces=in_pieces)
+    checks.check_callable(observe, "observe", "(params, policy row) -> arrays")
+    mixing.check_losses(loss_fn, None, params, train, {}, microbatch_size)
+    optimizer_check.check_update(optimizer, params)
     examples = split_microbatches(train, microbatch_size)
 
     def step(state: TrainState, row: jax.Array):

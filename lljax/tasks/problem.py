@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import numbers
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lljax import checks
+from lljax import checks, mixing
 from lljax.checks import num_examples
 from lljax.errors import RunFailed, UserError, is_out_of_memory
 from lljax.safe_text import printable, without_secrets
@@ -157,7 +158,7 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
     arrays = {name: getattr(problem, name) for name in (*SETS, "params")}
     arrays = jax.tree.map(jnp.asarray, arrays)
     problem = dataclasses.replace(problem, **arrays, num_symbols=int(problem.num_symbols))
-    _check_examples_apart(problem, config)
+    _check_mixing(problem, task.name, config)
     share, desired_loss_fn = config.outer.train_share, problem.desired_loss_fn or problem.loss_fn
     if share and (problem.desired_loss_fn or _form(problem.train) != _form(problem.desired)):
         raise UserError(
@@ -224,25 +225,29 @@ def _check(problem: Any) -> None:
         )
 
 
-def _check_examples_apart(problem: Problem, config: ExperimentConfig) -> None:
-    """UserError where examples that depend on their neighbours are divided."""
-    pieces = {
-        "inner.microbatch_size": config.inner.microbatch_size,
-        "outer.train_share": config.outer.train_share,  # puts both sets into one batch
+def _check_mixing(problem: Problem, task_name: str, config: ExperimentConfig) -> None:
+    """UserError or a warning where the loss of an example depends on those beside it."""
+    cures = {
+        "leave inner.microbatch_size out": config.inner.microbatch_size,
+        "set outer.train_share to 0": config.outer.train_share,  # both sets in one batch
     }
-    in_pieces = next((name for name, value in pieces.items() if value), None)
+    cut_by = " and ".join(cure for cure, value in cures.items() if value) or None
+    desired = "desired_loss_fn" if problem.desired_loss_fn else "loss_fn"
+    found: list[str] = []
     try:
-        for name in ("train", "desired"):
-            loss_fn = problem.loss_fn if name == "train" else problem.desired_loss_fn
-            checks.check_examples_apart(
-                loss_fn or problem.loss_fn,
-                problem.params,
+        for name, batch in (("loss_fn", problem.train), (desired, problem.desired)):
+            mixing.check_mixing(
                 getattr(problem, name),
-                name,
-                in_pieces=in_pieces,
+                problem.params,
+                batch,
+                cut_by=cut_by,
+                argument=name,
+                warn=found.append,
             )
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"the task {task_name} does not fit together: {error}") from error
+    if found:
+        print(f"warning: {found[0]}", file=sys.stderr, flush=True)
 
 
 def check_shown(shown: Any) -> None:
