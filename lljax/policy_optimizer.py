@@ -89,7 +89,7 @@ def exponentiated_gradient(
     under gamma_t. With a cutoff it is at least a hundredth of the mean square distance, to the
     row's mean, of the examples that wait: those below the cutoff with a slope below the mean. A
     row on one example, whose variance is 0, would never move without that. Without a cutoff an
-    entry that is exactly 0 stays 0.
+    entry that is exactly 0 stays 0. A row with a slope that is NaN or infinite becomes NaN.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.exponentiated_gradient(learning_rate=0.5)
@@ -135,7 +135,7 @@ def exponentiated_gradient(
             mean_square = waiting / number.astype(variance.dtype)
             variance = jnp.maximum(variance, mean_square / LARGEST_STEP**2)
         # A row without spread is stationary already: nothing to divide, nothing to move.
-        direction = jnp.where(variance > 0, centred * jax.lax.rsqrt(variance), 0)
+        direction = jnp.where(variance == 0, 0, centred * jax.lax.rsqrt(variance))
         if momentum:
             # The slope of an example without weight may not be known: it gathers no momentum.
             trace = direction = momentum * jnp.where(policy > 0, trace, 0) + direction

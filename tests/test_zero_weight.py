@@ -167,7 +167,7 @@ def test_bad_arguments_are_named():
     for build in (lljax.build_loss_auc, lljax.build_segments):
         with pytest.raises(ValueError, match=r"give `microbatch_size` too, .* got None"):
             build(logistic_loss, optax.sgd(0.1), zero_weight="slope_only")
-    with pytest.raises(ValueError, match=r"`cutoff` .* must be in \[0, 1\); got 1"):
+    with pytest.raises(ValueError, match=r"`cutoff` must be .* in \[0, 1\); got 1"):
         lljax.exponentiated_gradient(0.1, cutoff=1.0)
 
 
