@@ -94,8 +94,9 @@ WAYS = {"flip": _FLIPS, "cut": _CUTS, "delete": _DELETION, "replace": _REPLACEME
 
 
 def kind_of(path: Path | str) -> str:
-    """Files, or cases, that differ in a number or a hash only are of one kind."""
-    return re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", str(path)))
+    """Files, or cases, that differ in a number or a hash only are of one kind; so are figures."""
+    text = re.sub(r"fig\d+_\w+", "figure", str(path))
+    return re.sub(r"\d+", "N", re.sub(r"[0-9a-f]{16,}", "H", text))
 
 
 def in_natural_order(path: Path) -> list[tuple[bool, int, str]]:

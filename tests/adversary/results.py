@@ -19,6 +19,8 @@ _FOR_RESUMING = (
     "checkpoints",
     "snapshots",
 )  # no results; a run that reads them shows what is wrong
+_MANIFEST = "manifest.json:"  # digests of the other files, among them drawings and times
+_TIMES = ("seconds", "finished")
 _UNFINISHED = ("sweep", "look")  # folders that only an unfinished run has
 # What must be right of a run that ended at an earlier policy of the undisturbed optimisation.
 _OF_A_POLICY = (POLICY, *(f"summary.json:{name}." for name in ("desired", "validation", "test")))
@@ -49,7 +51,7 @@ class Reference:
         self._varying = {key for key in again if again[key] != self._contents[key]}
         assert POLICY not in self._varying
         # Two times may be the same by chance.
-        self._varying |= {key for key in again if "seconds" in key}
+        self._varying |= {key for key in again if any(word in key for word in _TIMES)}
 
     def compare(self, workdir: Path) -> Comparison:
         """Of the workdir of another run, whose times and figures may differ."""
@@ -59,7 +61,7 @@ class Reference:
         wanted = {
             key: value
             for key, value in self._contents.items()
-            if key not in self._varying and not key.startswith("figures/")
+            if key not in self._varying and not key.startswith(("figures/", _MANIFEST))
         }
         return _differences(found, wanted)
 
@@ -146,7 +148,7 @@ def _leaves(tree: Any, name: str = ":") -> Iterator[tuple[str, Any]]:
 
 def _arrays(path: Path) -> Iterator[tuple[str, Any]]:
     """Arrays as bytes; those along the path of the optimisation outer step by outer step."""
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         arrays = dict(archive)
     steps = arrays.get("path_outer_step")
     for name, array in arrays.items():

@@ -153,7 +153,8 @@ class Runs:
         kill_when(moment(workdir), *self.command, workdir, *OFTEN)
         with self.copy(workdir) as undamaged:
             self._undisturbed(undamaged)
-            assert self._reference.compare(undamaged) == ([], [])
+            comparison = self._reference.compare(undamaged)
+            assert comparison == ([], []), comparison
         return workdir
 
     @functools.cached_property

@@ -23,7 +23,7 @@ from adversary.processes import SECONDS, environment
 from adversary.verdicts import Result
 
 _PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-_COMMANDS = 60  # then a new process, so that what JAX keeps of each run does not add up
+_COMMANDS = 150  # then a new process, so that what JAX keeps of each run does not add up
 
 
 class Server:
@@ -141,6 +141,9 @@ def _read_text(settings: dict[str, Any]) -> int:
 
 
 def _serve(answers: int) -> None:
+    from lljax.report.style import STYLE
+
+    STYLE["savefig.dpi"] = 40  # a report takes half as long, and its figures are the same
     with os.fdopen(answers, "w") as file:
         for line in sys.stdin:
             code = _answer(json.loads(line))

@@ -26,7 +26,7 @@ def _processes_hear_ctrl_c():
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 def test_a_run(runs, cases, rng, repeats, tmp_path, times):
     with cases("Ctrl-C") as verdicts:
-        for number, moment in enumerate(_moments(runs, rng, 6 * repeats)):
+        for number, moment in enumerate(_moments(runs, rng, 5 * repeats)):
             workdir = tmp_path / f"interrupted{number}"
             verdict = _interrupt_and_continue(runs, workdir, rng, moment, times, OFTEN)
             verdicts.add(f"after {moment:.2f} s, {times} times", verdict)
@@ -35,7 +35,7 @@ def test_a_run(runs, cases, rng, repeats, tmp_path, times):
 def test_a_run_that_compiles(runs, cases, rng, repeats, tmp_path):
     """Without a cache of compiled programs most of the time is compilation."""
     with cases("Ctrl-C") as verdicts:
-        for number, moment in enumerate(_moments(runs, rng, 5 * repeats)):
+        for number, moment in enumerate(_moments(runs, rng, 4 * repeats)):
             workdir = tmp_path / f"interrupted{number}"
             no_cache = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
             verdict = _interrupt_and_continue(runs, workdir, rng, moment, 1, OFTEN, **no_cache)
@@ -45,7 +45,7 @@ def test_a_run_that_compiles(runs, cases, rng, repeats, tmp_path):
 def test_a_run_that_reads_text(text_runs, cases, rng, repeats, tmp_path):
     """Without a cache of sequences it first trains a tokenizer."""
     with cases("Ctrl-C") as verdicts:
-        for number, moment in enumerate(_moments(text_runs, rng, 5 * repeats)):
+        for number, moment in enumerate(_moments(text_runs, rng, 4 * repeats)):
             workdir = tmp_path / f"interrupted{number}"
             flags = text_runs.with_a_cache(tmp_path / f"cache{number}")
             verdict = _interrupt_and_continue(text_runs, workdir, rng, moment, 1, flags)

@@ -31,7 +31,7 @@ def test_flips_where_the_arrays_are(runs, cases, rng, repeats, part):
     """Of the checkpoint that is restored, and of the sweep that is continued."""
     state = getattr(runs, f"in_{part}")
     with cases("half-finished workdir, arrays") as verdicts:
-        for case in payload_cases(state, ("checkpoints", part), 2 * repeats):
+        for case in payload_cases(state, ("checkpoints", part), repeats):
             with runs.copy(state) as workdir:
                 case.damage(workdir, rng)
                 verdicts.add(case, runs.run_and_judge(workdir, case.target))

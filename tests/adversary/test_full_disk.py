@@ -58,7 +58,7 @@ def test_a_workdir_on_a_small_disk(runs, cases, rng, repeats, tmp_path, flags):
     """Full at another moment of the run each time, from config.json to the report."""
     need = _pages(runs.finished)
     with cases("full disk, workdir") as verdicts:
-        for k in range(number := 6 * repeats):
+        for k in range(number := 4 * repeats):
             pages = 1 + int(need * (k + rng.random()) / number)
             disk = Disk(tmp_path / str(k), f"size={pages * _PAGE}")
             result = disk.run(*runs.command, disk.path / "w", *flags)
@@ -69,7 +69,7 @@ def test_a_workdir_on_a_small_disk(runs, cases, rng, repeats, tmp_path, flags):
 def test_a_disk_without_inodes(runs, cases, rng, repeats, tmp_path):
     need = sum(1 for _ in runs.finished.rglob("*"))
     with cases("full disk, inodes") as verdicts:
-        for k in range(number := 4 * repeats):
+        for k in range(number := 3 * repeats):
             inodes = 2 + int(need * (k + rng.random()) / number)
             disk = Disk(tmp_path / str(k), f"nr_inodes={inodes}")
             result = disk.run(*runs.command, disk.path / "w")
@@ -80,7 +80,7 @@ def test_a_disk_without_inodes(runs, cases, rng, repeats, tmp_path):
 def test_a_cache_on_a_small_disk(text_runs, cases, rng, repeats, tmp_path):
     need = _pages(text_runs.cache)
     with cases("full disk, cache") as verdicts:
-        for k in range(number := 4 * repeats):
+        for k in range(number := 3 * repeats):
             pages = 1 + int(need * (k + rng.random()) / number)
             disk, workdir = Disk(tmp_path / str(k), f"size={pages * _PAGE}"), tmp_path / f"w{k}"
             result = disk.run(*text_runs.command, workdir, *text_runs.with_a_cache(disk.path))
