@@ -2,29 +2,32 @@
 
 A state s_t = (theta_t, o_t) of parameters and optimiser state maps to the next one by
 
-    g_t = grad_theta sum_n gamma_{t,n} l_n(theta_t),    s_{t+1} = Phi(s_t, g_t),
+    g_t = grad_theta sum_b w_{t,b} l(theta_t, x_{t,b}),    s_{t+1} = Phi(s_t, g_t),
 
-where Phi is the optax update and sees no data. The backward sweep carries the cotangent
-(lambda, mu) of s and does, for t = T-1 .. 0 (paper, App. C, extended from gradient descent to any
-differentiable Phi):
+where Phi is the optax update and sees no data. The examples x_{t,b} of step t are all N, with the
+weights gamma_t, or a mini-batch. The backward sweep carries the cotangent (lambda, mu) of s and
+does, for t = T-1 .. 0 (paper, App. C, extended from gradient descent to any differentiable Phi):
 
     1. (a, mu_t, u) = (lambda_{t+1}, mu_{t+1}) pulled back through Phi at (theta_t, o_t, g_t)
-    2. (H_t u, [grad l_n(theta_t) . u]_n) by one forward-over-reverse pass in the direction u
-    3. dJ/dgamma_{t,n} = grad l_n(theta_t) . u,    lambda_t = a + H_t u + c_t grad L(theta_t)
+    2. (H_t u, [grad l_b(theta_t) . u]_b) by one pass in the direction u (`passes`)
+    3. dJ/dw_{t,b} = grad l_b(theta_t) . u,    lambda_t = a + H_t u + c_t grad L(theta_t)
 
-with c_t the cotangent of L(theta_t). No gradient of a single example is ever formed. Here is the
-mathematics of one step; `sweep` has the order of the steps and the tree of kept states.
+with c_t the cotangent of L(theta_t). No gradient of a single example is ever formed. Derivatives
+in examples and constants, where they are asked for, come out of the same passes and are summed over
+the steps. Here is the mathematics of one step; `sweep` has the order of the steps and the tree of
+kept states.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lljax import checks, optimizer_check, sweep
+from lljax import sweep
+from lljax.evaluation import Place, places, where_measured
 from lljax.memory import MemoryStrategy
 from lljax.microbatch import (
     Examples,
@@ -33,8 +36,18 @@ from lljax.microbatch import (
     split_by_weight,
     split_microbatches,
 )
-from lljax.train_step import example_slopes, mean_loss, train_step, weighted_gradient
-from lljax.types import Batch, LossFn, Params, TrainState, ZeroWeight
+from lljax.passes import (
+    SharedLossFn,
+    Wanted,
+    bind,
+    loss_gradient,
+    pull_back_gradient,
+    pull_back_slopes,
+    select,
+)
+from lljax.step_inputs import is_valid, take
+from lljax.train_step import mean_loss, train_step
+from lljax.types import Batch, Params, PassName, StepInputs, TrainState, ZeroWeight
 from lljax.update import (
     Cotangent,
     Record,
@@ -45,191 +58,255 @@ from lljax.update import (
 )
 
 
+class Sums(NamedTuple):
+    """Derivatives summed over the steps, of the leaves that are wanted."""
+
+    train: list[jax.Array]
+    desired: list[jax.Array]
+    shared: list[jax.Array]
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """Everything of a run but its state and its policy."""
+    """Everything of a run but its state and the inputs of its steps."""
 
-    loss_fn: LossFn
-    desired_loss_fn: LossFn
+    loss_fn: SharedLossFn
+    desired_loss_fn: SharedLossFn
     optimizer: optax.GradientTransformation
-    train: MicroBatches
-    desired: MicroBatches
+    train: Batch
+    desired: Batch
+    all_train: MicroBatches  # the same, cut
+    all_desired: MicroBatches
+    shared: Any  # the third argument of the losses
+    microbatch_size: int | None
     zero_weight: ZeroWeight
+    pass_name: PassName
+    eval_every: int
+    # Of `train`, `desired` and `shared`, in this order.
+    wanted: tuple[tuple[bool, ...], ...] = ((), (), ())
 
     def init(self, params: Params) -> TrainState:
         return TrainState(params, self.optimizer.init(params))
 
-    def step(self, state: TrainState, row: jax.Array) -> tuple[TrainState, Params]:
-        """(s_t, gamma_t) -> (s_{t+1}, g_t)."""
-        examples, _ = self._split(row)
-        return train_step(self.loss_fn, self.optimizer, state, examples, row)
+    def step(self, state: TrainState, inputs: StepInputs) -> tuple[TrainState, Params]:
+        """(s_t, what step t is given) -> (s_{t+1}, g_t)."""
+        weights, examples, _ = self._batch(inputs)
+        loss_fn = bind(self.loss_fn, self.shared)
+        return train_step(loss_fn, self.optimizer, state, examples, weights, inputs.hyperparams)
 
-    def step_and_record(self, state: TrainState, row: jax.Array) -> tuple[TrainState, Record]:
-        """(s_t, gamma_t) -> (s_{t+1}, the record of step t)."""
-        after, gradient = self.step(state, row)
+    def step_and_record(self, state: TrainState, inputs: StepInputs) -> tuple[TrainState, Record]:
+        """(s_t, what step t is given) -> (s_{t+1}, the record of step t)."""
+        after, gradient = self.step(state, inputs)
         return after, make_record(self.optimizer, state, gradient)
 
     def step_back(
-        self, cotangent: Cotangent, record: Record, row: jax.Array, loss_cotangent: jax.Array
-    ) -> tuple[Cotangent, jax.Array]:
-        """(lambda, mu)_{t+1} -> ((lambda, mu)_t, dJ/dgamma_t [N]); `loss_cotangent` is c_t."""
-        through_update, direction = pull_back_update(self.optimizer, record, cotangent)
+        self,
+        cotangent: Cotangent,
+        sums: Sums,
+        record: Record,
+        inputs: StepInputs,
+        place: Place,
+        loss_cotangent: jax.Array,
+    ) -> tuple[Cotangent, Sums, StepInputs]:
+        """(lambda, mu)_{t+1} -> ((lambda, mu)_t, sums, the cotangent of what step t was given).
+
+        `place` and `loss_cotangent` are those of L(theta_t): c_t.
+        """
+        through_update, direction, hyperparams = pull_back_update(
+            self.optimizer, record, cotangent, inputs.hyperparams
+        )
         theta = record.state.params
-        examples, others = self._split(row)
+        weights, examples, others = self._batch(inputs)
+        of_train, _, of_shared = self.wanted
+        terms = pull_back_gradient(
+            self.pass_name,
+            self.loss_fn,
+            theta,
+            examples,
+            self.shared,
+            weights,
+            direction,
+            Wanted(of_train, of_shared),
+        )
+        slopes = terms.slopes
+        if others is not None and self.zero_weight == "slope_only":
+            slopes = slopes + pull_back_slopes(
+                self.pass_name, self.loss_fn, theta, others, self.shared, direction
+            )
+        elif others is not None:
+            largest = jnp.max(jnp.where(others.member, -jnp.inf, slopes))
+            slopes = jnp.where(others.member, jnp.where(others.member.all(), 0, largest), slopes)
+        desired, sums = self._add_loss_gradient(sums, theta, place, loss_cotangent)
+        sums = Sums(
+            [_add_at(*pair, inputs.index) for pair in zip(sums.train, terms.batch, strict=True)],
+            sums.desired,
+            _add(sums.shared, terms.shared),
+        )
+        adjoint = _add(through_update.params, terms.params, desired)
+        of_inputs = StepInputs(slopes.astype(inputs.weights.dtype), hyperparams=hyperparams)
+        return Cotangent(adjoint, through_update.opt_state), sums, of_inputs
 
-        def gradient_and_losses(theta):
-            return weighted_gradient(self.loss_fn, theta, examples, row)
+    def desired_loss(self, params: Params, place: Place) -> jax.Array:
+        """L(theta), the mean over the desired examples (Eq. 2); 0 where it is not measured."""
 
-        _, (curvature, slopes) = jax.jvp(gradient_and_losses, (theta,), (direction,))
-        if others is not None:
-            slopes = self._slopes_of_others(theta, direction, slopes, others)
-        desired = self.desired_gradient(theta, loss_cotangent)
-        adjoint = _add(through_update.params, curvature, desired)
-        return Cotangent(adjoint, through_update.opt_state), slopes.astype(row.dtype)
+        def measure(params):
+            examples, is_known = self._desired_examples(place)
+            loss = mean_loss(bind(self.desired_loss_fn, self.shared), params, examples)
+            return loss if is_known is None else jnp.where(is_known, loss, jnp.nan)
 
-    def _split(self, row: jax.Array) -> tuple[Examples, ReorderedBatches | None]:
-        """(the examples that a step passes over, the others if they are set apart)."""
-        if self.zero_weight == "compute":
-            return self.train, None
-        return split_by_weight(self.train, row)
+        return where_measured(place, measure, params)
 
-    def _slopes_of_others(
-        self, theta: Params, direction: Params, slopes: jax.Array, others: ReorderedBatches
-    ) -> jax.Array:
-        """The slopes [N], known for those with weight, 0 for the others, with these filled in."""
-        if self.zero_weight == "slope_only":
-            return slopes + example_slopes(self.loss_fn, theta, others, direction)
-        largest = jnp.max(jnp.where(others.member, -jnp.inf, slopes))
-        return jnp.where(others.member, jnp.where(others.member.all(), 0, largest), slopes)
-
-    def desired_loss(self, params: Params) -> jax.Array:
-        """L(theta), the mean over the K desired examples (Eq. 2)."""
-        return mean_loss(self.desired_loss_fn, params, self.desired)
-
-    def desired_gradient(self, params: Params, loss_cotangent: jax.Array) -> Params:
-        """c_t grad L(theta)."""
-        count = self.desired.num_examples
-        weights = jnp.full(count, 1 / count, loss_cotangent.dtype)
-        gradient, _ = weighted_gradient(self.desired_loss_fn, params, self.desired, weights)
-        return jax.tree.map(lambda leaf: loss_cotangent.astype(leaf.dtype) * leaf, gradient)
-
-    def last_cotangent(self, end: TrainState, loss_cotangent: jax.Array) -> Cotangent:
+    def last_cotangent(
+        self, end: TrainState, place: Place, loss_cotangent: jax.Array
+    ) -> tuple[Cotangent, Sums]:
         """The cotangent of s_T where only L(theta_T) counts; `loss_cotangent` is c_T."""
-        gradient = self.desired_gradient(end.params, loss_cotangent)
-        return zeros_like(end)._replace(params=gradient)
+        sets = (self.train, self.desired, self.shared)
+        zeros = (
+            [jnp.zeros_like(leaf) for leaf in select(*pair)]
+            for pair in zip(sets, self.wanted, strict=True)
+        )
+        gradient, sums = self._add_loss_gradient(Sums(*zeros), end.params, place, loss_cotangent)
+        return zeros_like(end)._replace(params=gradient), sums
 
     def first_cotangent(self, params: Params, cotangent: Cotangent) -> Params:
         """The cotangent of theta_0, from which o_0 is made too, from that of s_0."""
         return pull_back_init(self.optimizer, params, cotangent)
 
+    def _batch(self, inputs: StepInputs) -> tuple[jax.Array, Examples, ReorderedBatches | None]:
+        """(the weights, the examples that a step passes over, the others if they are set apart)."""
+        weights, examples = inputs.weights, self.all_train
+        if inputs.index is not None:
+            size = self.all_train.num_examples
+            weights = jnp.where(is_valid(inputs.index, size), weights, jnp.nan)
+            examples = split_microbatches(take(self.train, inputs.index), self.microbatch_size)
+        if self.zero_weight == "compute":
+            return weights, examples, None
+        return weights, *split_by_weight(examples, weights)
 
-def training_run_builder(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    desired_loss_fn: LossFn | None,
-    microbatch_size: int | None,
-    zero_weight: ZeroWeight,
-    memory: MemoryStrategy,
-) -> Callable[[Batch, Batch], TrainingRun]:
-    """What `build_loss_auc` and `build_segments` share: their options, checked once.
+    def _desired_examples(self, place: Place) -> tuple[MicroBatches, jax.Array | None]:
+        """(the desired examples of a place, whether there are examples of all its numbers)."""
+        if place.desired_index is None:
+            return self.all_desired, None
+        batch = split_microbatches(take(self.desired, place.desired_index), self.microbatch_size)
+        return batch, jnp.all(is_valid(place.desired_index, self.all_desired.num_examples))
 
-    Returns:
-      (train, desired) -> the run over these data, cut into micro-batches.
+    def _add_loss_gradient(
+        self, sums: Sums, params: Params, place: Place, loss_cotangent: jax.Array
+    ) -> tuple[Params, Sums]:
+        """(c_t grad L(theta_t), the sums with c_t times the derivatives of L(theta_t) added)."""
+        _, *wanted = self.wanted
 
-    Raises:
-      ValueError: an option is not valid.
-    """
-    checks.check_callable(loss_fn, "loss_fn")
-    if desired_loss_fn is not None:
-        checks.check_callable(desired_loss_fn, "desired_loss_fn")
-    optimizer_check.check_is_optimizer(optimizer)
-    checks.check_memory(memory)
-    checks.check_microbatch_size(microbatch_size)
-    checks.check_zero_weight(zero_weight, microbatch_size)
+        def gradients(params):
+            examples, _ = self._desired_examples(place)
+            count = examples.num_examples
+            weights = jnp.full(count, 1 / count, loss_cotangent.dtype)
+            return loss_gradient(
+                self.desired_loss_fn, params, examples, self.shared, weights, Wanted(*wanted)
+            )
 
-    def training_run(train: Batch, desired: Batch) -> TrainingRun:
-        return TrainingRun(
-            loss_fn,
-            desired_loss_fn or loss_fn,
-            optimizer,
-            split_microbatches(train, microbatch_size),
-            split_microbatches(desired, microbatch_size),
-            zero_weight,
+        def scaled(tree):
+            return jax.tree.map(lambda leaf: loss_cotangent.astype(leaf.dtype) * leaf, tree)
+
+        of_params, of_desired, of_shared = where_measured(place, gradients, params)
+        pairs = zip(sums.desired, scaled(of_desired), strict=True)
+        return scaled(of_params), Sums(
+            sums.train,
+            [_add_at(*pair, place.desired_index) for pair in pairs],
+            _add(sums.shared, scaled(of_shared)),
         )
 
-    return training_run
 
-
-def evaluate(run: TrainingRun, params: Params, policy: jax.Array) -> tuple[jax.Array, Params]:
+def evaluate(run: TrainingRun, params: Params, inputs: StepInputs) -> tuple[jax.Array, Params]:
     """(L(theta_0) .. L(theta_T) [T+1], theta_T); keeps nothing for a backward sweep."""
 
-    def step(state, row):
-        after, _ = run.step(state, row)
-        return after, run.desired_loss(after.params)
+    def step(state, step):
+        inputs, place = step
+        after, _ = run.step(state, inputs)
+        return after, run.desired_loss(after.params, place)
 
-    end, losses = jax.lax.scan(step, run.init(params), policy)
-    return jnp.concatenate([run.desired_loss(params)[None], losses]), end.params
+    first, _, after, _ = places(inputs, run.eval_every)
+    steps = dataclasses.replace(inputs, desired_index=None), after
+    end, losses = jax.lax.scan(step, run.init(params), steps)
+    return jnp.concatenate([run.desired_loss(params, first)[None], losses]), end.params
 
 
 def forward_sweep(
     run: TrainingRun,
     start: TrainState,
-    policy: jax.Array,
+    inputs: StepInputs,
     memory: MemoryStrategy,
-    observe: Callable[[Params], Any],
+    observe: Callable[[Params, Place], Any],
 ) -> tuple[TrainState, Any, Any]:
-    """Runs the T steps of a policy from a state.
+    """Runs the T steps from a state.
 
     Returns:
       (s_T; what `observe` sees at theta_1 .. theta_T, with a leading axis [T]; what the backward
       sweep starts from, as in `sweep.forward`).
     """
 
-    def advance(state, row):
-        after, _ = run.step(state, row)
-        return after, observe(after.params)
+    def advance(state, step):
+        inputs, place = step
+        after, _ = run.step(state, inputs)
+        return after, observe(after.params, place)
 
-    def advance_and_record(state, row):
-        after, record = run.step_and_record(state, row)
-        return after, (observe(after.params), memory.keep(record))
+    def advance_and_record(state, step):
+        inputs, place = step
+        after, record = run.step_and_record(state, inputs)
+        return after, (observe(after.params, place), memory.keep(record))
 
-    counts = memory.split(policy.shape[0])
-    return sweep.forward(advance, advance_and_record, start, policy, counts)
+    steps = dataclasses.replace(inputs, desired_index=None), places(inputs, run.eval_every)[2]
+    counts = memory.split(inputs.weights.shape[0])
+    return sweep.forward(advance, advance_and_record, start, steps, counts)
 
 
 def backward_sweep(
     run: TrainingRun,
     cotangent: Cotangent,
+    sums: Sums,
     kept: Any,
-    policy: jax.Array,
+    inputs: StepInputs,
     loss_cotangents: jax.Array,
     memory: MemoryStrategy,
-) -> tuple[Cotangent, jax.Array]:
-    """The cotangents of s_0 and of the policy [T, N].
+) -> tuple[Cotangent, Sums, StepInputs]:
+    """The cotangent of s_0, the sums over the steps, and the cotangent of the steps' inputs.
 
     Args:
       run: the run.
       cotangent: that of s_T, with the part that goes through L(theta_T).
+      sums: so far.
       kept: what the forward sweep kept.
-      policy: gamma [T, N].
+      inputs: of the T steps.
       loss_cotangents: c_0 .. c_{T-1} [T], of the losses before each step.
       memory: as in the forward sweep.
     """
 
-    def step_back(cotangent, record_and_inputs):
-        record, (row, loss_cotangent) = record_and_inputs
-        return run.step_back(cotangent, memory.fetch(record), row, loss_cotangent)
+    def step_back(carry, record_and_step):
+        record, (inputs, place, loss_cotangent) = record_and_step
+        cotangent, sums, of_inputs = run.step_back(
+            *carry, memory.fetch(record), inputs, place, loss_cotangent
+        )
+        return (cotangent, sums), of_inputs
 
-    def advance(state, inputs):
-        return run.step(state, inputs[0])[0], None
+    def advance(state, step):
+        return run.step(state, step[0])[0], None
 
-    def advance_and_record(state, inputs):
-        after, record = run.step_and_record(state, inputs[0])
+    def advance_and_record(state, step):
+        after, record = run.step_and_record(state, step[0])
         return after, memory.keep(record)
 
-    inputs, counts = (policy, loss_cotangents), memory.split(policy.shape[0])
-    return sweep.backward(step_back, advance, advance_and_record, cotangent, kept, inputs, counts)
+    before = places(inputs, run.eval_every)[1]
+    steps = dataclasses.replace(inputs, desired_index=None), before, loss_cotangents
+    counts = memory.split(inputs.weights.shape[0])
+    (cotangent, sums), of_inputs = sweep.backward(
+        step_back, advance, advance_and_record, (cotangent, sums), kept, steps, counts
+    )
+    return cotangent, sums, of_inputs
 
 
 def _add(*trees: Params) -> Params:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+
+
+def _add_at(total: jax.Array, some: jax.Array, index: jax.Array | None) -> jax.Array:
+    """`some` [B, ...] added at the places [B] of `total` [N, ...]; everywhere without an index."""
+    return total + some if index is None else total.at[index].add(some)

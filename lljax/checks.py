@@ -149,12 +149,15 @@ def check_memory(memory: Any) -> None:
         )
 
 
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """ValueError unless `value` is one of those of a Literal."""
+    if not isinstance(value, str) or value not in get_args(choices):
+        raise ValueError(f"`{name}` must be one of {', '.join(get_args(choices))}; got {value!r}.")
+
+
 def check_zero_weight(zero_weight: ZeroWeight, microbatch_size: int | None) -> None:
     """ValueError unless `zero_weight` is one of the choices and there are micro-batches for it."""
-    if not isinstance(zero_weight, str) or zero_weight not in get_args(ZeroWeight):
-        raise ValueError(
-            f"`zero_weight` must be one of {', '.join(get_args(ZeroWeight))}; got {zero_weight!r}."
-        )
+    check_choice("zero_weight", zero_weight, ZeroWeight)
     if zero_weight != "compute" and microbatch_size is None:
         raise ValueError(
             f"`zero_weight={zero_weight!r}` leaves out whole micro-batches of examples: give "
@@ -163,13 +166,21 @@ def check_zero_weight(zero_weight: ZeroWeight, microbatch_size: int | None) -> N
 
 
 def check_loss_fn(
-    loss_fn: LossFn, params: Params, batch: Batch, name: str, argument: str = "loss_fn"
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    name: str,
+    argument: str = "loss_fn",
+    rest: tuple[Any, ...] = (),
 ) -> None:
-    """ValueError unless `loss_fn(params, batch)` is a floating [B]; `argument` is its own name."""
+    """ValueError unless `loss_fn(params, batch, *rest)` is a floating [B].
+
+    `argument` is the loss's own name; `rest` is empty or (constants,).
+    """
     check_callable(loss_fn, argument)
     check_params(params)
     size = num_examples(batch, name)
-    losses = jax.eval_shape(loss_fn, params, batch)
+    losses = jax.eval_shape(loss_fn, params, batch, *rest)
     shape = getattr(losses, "shape", None)
     if shape != (size,):
         cure = " Return the losses before taking their mean." if shape == () else ""
@@ -182,10 +193,15 @@ def check_loss_fn(
 
 
 def check_desired_loss_fn(
-    desired_loss_fn: LossFn | None, loss_fn: LossFn, params: Params, batch: Batch, name: str
+    desired_loss_fn: LossFn | None,
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    name: str,
+    rest: tuple[Any, ...] = (),
 ) -> None:
     """As `check_loss_fn`, for desired examples, whose losses may be of a function of their own."""
     if desired_loss_fn is None:
-        check_loss_fn(loss_fn, params, batch, name)
+        check_loss_fn(loss_fn, params, batch, name, rest=rest)
     else:
-        check_loss_fn(desired_loss_fn, params, batch, name, "desired_loss_fn")
+        check_loss_fn(desired_loss_fn, params, batch, name, "desired_loss_fn", rest)

@@ -1,13 +1,19 @@
 """The objective: the area under the desired-loss curve of a training run (paper, Eq. 2 and 4)."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
-from lljax import adjoint, checks, mixing, optimizer_check
+from lljax import adjoint, optimizer_check
+from lljax.evaluation import places
 from lljax.memory import MemoryStrategy, StoreStates
-from lljax.types import LossAuc, LossAucInfo, LossFn, ZeroWeight
+from lljax.run_options import Held, RunFunctions, RunOptions
+from lljax.types import LossAuc, LossAucInfo, LossFn, SecondOrder, ZeroWeight
 
 
 def build_loss_auc(
@@ -18,6 +24,8 @@ def build_loss_auc(
     memory: MemoryStrategy = StoreStates(),
     microbatch_size: int | None = None,
     zero_weight: ZeroWeight = "compute",
+    second_order: SecondOrder = "auto",
+    eval_every: int = 1,
     check_optimizer: bool = True,
 ) -> LossAuc:
     """The loss AUC of the training run that a policy induces, differentiable through the run.
@@ -58,73 +66,55 @@ def build_loss_auc(
         that no method of descent gives them weight. Whole micro-batches are left out, so that the
         cost follows the policy's support. The AUC is exact in all three; second derivatives in
         reverse mode need "compute".
+      second_order: how a step's gradient is differentiated (`passes`). "forward_over_reverse" is
+        the faster way, for losses with a forward derivative whose gradient is that of a function.
+        "reverse_over_reverse" is exact for every loss that JAX differentiates, at about 1.1 times
+        the time: those with a `jax.custom_vjp`, and those whose backward rule is not the derivative
+        of their value (gradient reversal, straight-through estimators). "auto" takes it for the
+        former. The latter are refused where the loss can be evaluated: outside jit, or by
+        `lljax.check_loss_fn`.
+      eval_every: s, a divisor of T. L is measured at t = 0, s, 2s, .. T, and the AUC is the mean
+        over those from t = s on.
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
         entry is zero (Adam's eps_root = 0), or one that is always zero (lion), and warn of one that
         may predict nothing (eps_root = 1e-16); see `optimizer_check.check_optimizer`.
 
     Returns:
-      `loss_auc(policy, params, train, desired) -> (auc [], LossAucInfo)` with policy [T, N],
-      differentiable in `policy` and `params`, not in what `loss_fn` or `optimizer` close over
-      (JAX raises UnexpectedTracerError there: make it a leaf of `params`). Cost in forward passes
-      of an example, a step: 3 without gradient, 11 with it under `StoreStates`, 3 more for each
-      level of `RecomputeStates`; of an example without weight 3 in all under "slope_only", 0 under
-      "omit", in whole micro-batches (under vmap: as many as the run with the most needs). It
-      raises ValueError at trace time when a shape or dtype does not fit, when the derivative with
-      respect to data is asked for, and when the optimiser's update cannot be differentiated.
+      `loss_auc(policy, params, train, desired, constants=None) -> (auc [], LossAucInfo)`. `policy`
+      is an array [T, N], or `StepInputs` for mini-batches, hyperparameters of the steps and
+      desired mini-batches. Where `constants` are given, any pytree, they are the third argument of
+      the losses: loss_fn(params, batch, constants). They are stored once, while every leaf of
+      `params` is kept T times.
+      Differentiable in the floating leaves of `policy`, `params`, `constants`, `train` and
+      `desired`, and in what the losses close over; those of data and constants cost nothing unless
+      they are asked for.
+      Cost in forward passes of an example, a step: 3 without gradient, 11 with it under
+      `StoreStates`, 3 more for each level of `RecomputeStates`; of an example without weight 3 in
+      all under "slope_only", 0 under "omit", in whole micro-batches (under vmap: as many as the run
+      with the most needs). It raises ValueError at trace time when a shape or dtype does not fit,
+      when a derivative in forward mode (jax.jvp, jax.jacfwd) is asked for, and when the optimiser's
+      update cannot be differentiated. Forward mode over `jax.grad`, a Hessian-vector product,
+      works.
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
-    training_run = adjoint.training_run_builder(
-        loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, memory
+    options = RunOptions(
+        loss_fn,
+        optimizer,
+        desired_loss_fn,
+        memory,
+        microbatch_size,
+        zero_weight,
+        second_order,
+        eval_every,
     )
 
-    @jax.custom_vjp
-    def loss_curve(policy, params, train, desired):
-        return adjoint.evaluate(training_run(train, desired), params, policy)
-
-    def forward(policy, params, train, desired):
-        for name, data in (("train", train), ("desired", desired)):
-            if any(leaf.perturbed for leaf in jax.tree.leaves(data)):
-                raise ValueError(
-                    f"the loss AUC is differentiable in `policy` and `params`; its derivative in "
-                    f"`{name}` was asked for. If the data are computed from `params`, move "
-                    f"that into `loss_fn`; jax.lax.stop_gradient drops their derivative."
-                )
-        values = custom_vjp_primal_tree_values((policy, params, train, desired))
-        policy, params, train, desired = values
-        if check_optimizer:
-            optimizer_check.check_optimizer(optimizer, params)
-        run = training_run(train, desired)
-        start = run.init(params)
-        end, losses, kept = adjoint.forward_sweep(run, start, policy, memory, run.desired_loss)
-        losses = jnp.concatenate([run.desired_loss(params)[None], losses])
-        return (losses, end.params), (values, end, kept)
-
-    def backward(residuals, cotangents):
-        (policy, params, train, desired), end, kept = residuals
-        losses_cotangent, end_cotangent = jax.tree.map(
-            _instantiate, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)
-        )
-        run = training_run(train, desired)
-        cotangent = run.last_cotangent(end, losses_cotangent[-1])
-        cotangent = cotangent._replace(
-            params=jax.tree.map(jnp.add, cotangent.params, end_cotangent)
-        )
-        cotangent, slopes = adjoint.backward_sweep(
-            run, cotangent, kept, policy, losses_cotangent[:-1], memory
-        )
-        return slopes, run.first_cotangent(params, cotangent), None, None
-
-    loss_curve.defvjp(forward, backward, symbolic_zeros=True)
-
-    def loss_auc(policy, params, train, desired):
-        checks.check_policy_shape(policy, train)
-        mixing.check_losses(
-            loss_fn, desired_loss_fn, params, train, {"desired": desired}, microbatch_size
-        )
-        optimizer_check.check_update(optimizer, params)
+    def loss_auc(policy, params, train, desired, constants=None):
+        inputs = options.check(policy, params, train, desired, constants)
+        functions, held = options.open(inputs, params, train, desired, constants)
+        loss_curve = _loss_curve(options, functions, check_optimizer)
         try:
-            desired_losses, end = loss_curve(policy, params, train, desired)
+            losses, end = loss_curve(inputs, params, train, desired, (constants, held))
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -133,9 +123,92 @@ def build_loss_auc(
                 "work. For a derivative in a direction take jax.grad and the product with it, for "
                 "a second one jax.jvp of jax.grad, or differentiate `lljax.unroll`."
             ) from error
-        return jnp.mean(desired_losses[1:]), LossAucInfo(desired_losses, end)
+        return jnp.mean(losses[1:]), LossAucInfo(losses, end)
 
     return loss_auc
+
+
+def _loss_curve(options: RunOptions, functions: RunFunctions, check_optimizer: bool) -> Callable:
+    """(inputs, theta_0, train, desired, shared) -> (the measured losses, theta_T)."""
+    every, memory = options.eval_every, options.memory
+
+    @jax.custom_vjp
+    def loss_curve(inputs, params, train, desired, shared):
+        run = options.run(functions, train, desired, shared)
+        losses, end = adjoint.evaluate(run, params, inputs)
+        return losses[::every], end
+
+    def forward(*arguments):
+        _, _, *data = arguments
+        wanted = tuple(map(_perturbed, data))
+        _refuse_held(data[-1][1])
+        inputs, params, *data = custom_vjp_primal_tree_values(arguments)
+        run = options.run(functions, *data, wanted)
+        if check_optimizer:
+            optimizer_check.check_optimizer(run.optimizer, params)
+        start = run.init(params)
+        end, losses, kept = adjoint.forward_sweep(run, start, inputs, memory, run.desired_loss)
+        first, *_ = places(inputs, every)
+        losses = jnp.concatenate([run.desired_loss(params, first)[None], losses])
+        residuals = (inputs, params, data), end, kept, Static(wanted)
+        return (losses[::every], end.params), residuals
+
+    def backward(residuals, cotangents):
+        (inputs, params, data), end, kept, wanted = residuals
+        losses_cotangent, end_cotangent = jax.tree.map(
+            _instantiate, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero)
+        )
+        if every > 1:
+            wide = jnp.zeros(inputs.weights.shape[0] + 1, losses_cotangent.dtype)
+            losses_cotangent = wide.at[::every].set(losses_cotangent)
+        run = options.run(functions, *data, wanted.value)
+        *_, last = places(inputs, every)
+        cotangent, sums = run.last_cotangent(end, last, losses_cotangent[-1])
+        cotangent = cotangent._replace(
+            params=jax.tree.map(jnp.add, cotangent.params, end_cotangent)
+        )
+        cotangent, sums, of_inputs = adjoint.backward_sweep(
+            run, cotangent, sums, kept, inputs, losses_cotangent[:-1], memory
+        )
+        of_data = (_with_leaves(*triple) for triple in zip(data, wanted.value, sums, strict=True))
+        return of_inputs, run.first_cotangent(params, cotangent), *of_data
+
+    loss_curve.defvjp(forward, backward, symbolic_zeros=True)
+    return loss_curve
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """A value that is known when JAX traces, among arrays."""
+
+    value: Any
+
+
+def _perturbed(tree: Any) -> tuple[bool, ...]:
+    """Of which leaves the derivative is asked for."""
+    return tuple(
+        leaf.perturbed and jnp.issubdtype(leaf.value.dtype, jnp.inexact)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _refuse_held(held: Held) -> None:
+    """ValueError where the derivative in a number that the optimiser closes over is asked for."""
+    if any(leaf.perturbed for leaf in jax.tree.leaves(held.optimizer)):
+        raise ValueError(
+            "the derivative in a number that `optimizer` was built with was asked for. Build it "
+            "with optax.inject_hyperparams and pass the number at every step: "
+            "StepInputs(weights, hyperparams={'learning_rate': rates [T]})."
+        )
+
+
+def _with_leaves(tree: Any, wanted: tuple[bool, ...], leaves: list[jax.Array]) -> Any:
+    """Cotangents like `tree`: the leaves given for those that are wanted, None for the others."""
+    given = iter(leaves)
+    return jax.tree.unflatten(
+        jax.tree.structure(tree), [next(given) if is_wanted else None for is_wanted in wanted]
+    )
 
 
 def _instantiate(cotangent):

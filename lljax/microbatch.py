@@ -1,6 +1,7 @@
 """Micro-batches: the pieces in which a step passes over its examples."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,11 @@ class MicroBatches:
     batch: Batch  # leaves [M, m, ...]
     num_examples: int
 
-    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, jax.Array]:
-        """`body(carry, batch of m, values [m] ..) -> (carry, [m])` over all micro-batches.
+    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, Any]:
+        """`body(carry, batch of m, values [m] ..) -> (carry, leaves [m, ...])` over all pieces.
 
         Returns:
-          (the last carry, what the body gave for each example [B]).
+          (the last carry, what the body gave for each example, leaves [B, ...]).
         """
 
         def visit(carry, piece):
@@ -36,6 +37,7 @@ class MicroBatches:
             carry, found = jax.lax.scan(visit, init, pieces)
         else:
             carry, found = visit(init, jax.tree.map(lambda leaf: leaf[0], pieces))
+            found = jax.tree.map(lambda leaf: leaf[None], found)
         return carry, self.join(found)
 
     @property
@@ -50,9 +52,12 @@ class MicroBatches:
         padded = jnp.pad(values, (0, num_pieces * size - self.num_examples))
         return padded.reshape(num_pieces, size)
 
-    def join(self, values: jax.Array) -> jax.Array:
-        """[M, m] -> [B]."""
-        return values.reshape(-1)[: self.num_examples]
+    def join(self, values: Any) -> Any:
+        """Leaves [M, m, ...] -> [B, ...]."""
+        places = math.prod(self.shape)
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(places, *leaf.shape[2:])[: self.num_examples], values
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +73,7 @@ class ReorderedBatches:
     first: jax.Array  # [] int
     end: jax.Array  # [] int
 
-    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, jax.Array]:
+    def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, Any]:
         """As `MicroBatches.fold`, with 0 for the examples that are left out."""
         places = self.order.size  # not -1: an array [B, 0] does not tell how many
         flat = jax.tree.map(lambda leaf: leaf.reshape(places, *leaf.shape[2:]), self.examples.batch)
@@ -80,12 +85,16 @@ class ReorderedBatches:
         def visit(number, state):
             carry, found = state
             carry, new = body(carry, *piece(number))
-            return carry, found.at[self.order[number]].set(new, unique_indices=True)
+            return carry, jax.tree.map(
+                lambda all, some: all.at[self.order[number]].set(some, unique_indices=True),
+                found,
+                new,
+            )
 
         _, like = jax.eval_shape(body, init, *jax.eval_shape(piece, self.first))
-        found = jnp.zeros(self.order.size, like.dtype)
+        found = jax.tree.map(lambda new: jnp.zeros((places, *new.shape[1:]), new.dtype), like)
         carry, found = jax.lax.fori_loop(self.first, self.end, visit, (init, found))
-        return carry, self.examples.join(found)
+        return carry, self._cut(found)
 
     @property
     def member(self) -> jax.Array:
@@ -93,7 +102,11 @@ class ReorderedBatches:
         piece = jnp.arange(len(self.order))[:, None]
         visited = (piece >= self.first) & (piece < self.end)
         member = jnp.zeros(self.order.size, bool).at[self.order].set(visited)
-        return self.examples.join(member)
+        return self._cut(member)
+
+    def _cut(self, values: Any) -> Any:
+        """Leaves [M m, ...] without the filling."""
+        return jax.tree.map(lambda leaf: leaf[: self.examples.num_examples], values)
 
 
 def split_by_weight(

@@ -50,7 +50,7 @@ _CURE = (
 )
 
 
-def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch) -> None:
+def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch, constants: Any = None) -> None:
     """Checks what `build_loss_auc` needs of a loss function, by evaluating it on a few examples.
 
     The other functions check shapes whenever they are traced, but evaluate the loss only where
@@ -69,20 +69,21 @@ def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch) -> None:
       loss_fn: per-example losses, (params, batch of B) -> [B].
       params: theta, not tracers.
       batch: B examples, not tracers; with B = 1 only shapes and dtypes are checked.
+      constants: the third argument of the loss, if it has one.
 
     Raises:
       ValueError: a shape or dtype does not fit, or the loss of an example depends on the other
         examples of its batch or on its place among them: batch normalisation, contrastive losses.
         Cost: four forward passes of at most 12 examples together, compiled once.
     """
-    checks.check_callable(loss_fn, "loss_fn")
-    checks.check_loss_fn(loss_fn, params, batch, "batch")
-    if not _is_concrete((params, batch)):
+    rest = () if constants is None else (constants,)
+    checks.check_loss_fn(loss_fn, params, batch, "batch", rest=rest)
+    if not _is_concrete((params, batch, rest)):
         raise ValueError(
             "`params` and `batch` must be known arrays, for their losses to be compared; got "
             "tracers. Call check_loss_fn outside jax.jit, jax.vmap and jax.grad."
         )
-    found = find_mixing(loss_fn, params, batch)
+    found = find_mixing(loss_fn, params, batch, rest)
     if found:
         raise ValueError(f"`loss_fn` mixes the examples of a batch: {found}. {_CURE}.")
 
@@ -94,16 +95,19 @@ def check_losses(
     train: Batch,
     desired_sets: Mapping[str, Batch],
     microbatch_size: int | None,
+    rest: tuple[Any, ...] = (),
 ) -> None:
     """What every function that trains checks of its losses: the shapes, and whether they mix."""
     cut_by = None if microbatch_size is None else "pass microbatch_size=None"
-    checks.check_loss_fn(loss_fn, params, train, "train")
+    checks.check_loss_fn(loss_fn, params, train, "train", rest=rest)
     for name, batch in desired_sets.items():
-        checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, batch, name)
-    check_mixing(loss_fn, params, train, cut_by=cut_by)
+        checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, batch, name, rest)
+    check_mixing(loss_fn, params, train, cut_by=cut_by, rest=rest)
     argument = "desired_loss_fn" if desired_loss_fn else "loss_fn"
     for batch in desired_sets.values():
-        check_mixing(desired_loss_fn or loss_fn, params, batch, cut_by=cut_by, argument=argument)
+        check_mixing(
+            desired_loss_fn or loss_fn, params, batch, cut_by=cut_by, argument=argument, rest=rest
+        )
 
 
 def check_mixing(
@@ -114,6 +118,7 @@ def check_mixing(
     cut_by: str | None,
     argument: str = "loss_fn",
     warn: Callable[[str], None] | None = None,
+    rest: tuple[Any, ...] = (),
 ) -> None:
     """Refuses or warns of a loss that mixes examples; nothing is seen of tracers.
 
@@ -125,11 +130,12 @@ def check_mixing(
         as it is. Then a loss that mixes is exact and only warned of.
       argument: the name of `loss_fn`.
       warn: what a warning is handed to; when None, `warnings.warn` gets the first of each loss.
+      rest: empty or (constants,), the further arguments of the loss.
 
     Raises:
       ValueError: the loss mixes examples, and the batch is cut.
     """
-    found = find_mixing(loss_fn, params, batch)
+    found = find_mixing(loss_fn, params, batch, rest)
     if found is None:
         return
     if cut_by is not None:
@@ -148,11 +154,13 @@ def check_mixing(
         warnings.warn(words, stacklevel=4)
 
 
-def find_mixing(loss_fn: LossFn, params: Params, batch: Batch) -> Mixing | None:
+def find_mixing(
+    loss_fn: LossFn, params: Params, batch: Batch, rest: tuple[Any, ...] = ()
+) -> Mixing | None:
     """The example whose loss changes most with its batch, if one does; None for tracers."""
-    if not _is_concrete((params, batch)) or checks.num_examples(batch, "batch") < 2:
+    if not _is_concrete((params, batch, rest)) or checks.num_examples(batch, "batch") < 2:
         return None
-    key = _form(params), _form(batch, from_axis=1)
+    key = _form(params), _form(batch, from_axis=1), _form(rest)
     try:
         known = _found.setdefault(loss_fn, {})
         if key in known:
@@ -161,7 +169,7 @@ def find_mixing(loss_fn: LossFn, params: Params, batch: Batch) -> Mixing | None:
         known = {}
     with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
         try:
-            known[key] = _compare(loss_fn, params, batch)
+            known[key] = _compare(lambda *both: loss_fn(*both, *rest), params, batch)
         except (TypeError, ValueError, IndexError):
             # The loss closes over tracers, or takes batches of one size only: nothing to compare.
             return None

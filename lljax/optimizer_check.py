@@ -174,7 +174,7 @@ def _try_updates(
         return apply_optimizer(optimizer, state, gradient), Record(state, gradient)
 
     def pull_back(cotangent, record):
-        return pull_back_update(optimizer, record, cotangent)
+        return pull_back_update(optimizer, record, cotangent)[:2]
 
     def try_kind(kind: _Kind) -> _Found:
         gradients = jax.tree.map(lambda p: _gradients(kind, p), params)

@@ -9,20 +9,32 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from lljax import adjoint, checks, mixing, optimizer_check
+from lljax import adjoint, checks, optimizer_check
 from lljax.adjoint import TrainingRun
+from lljax.evaluation import Place, where_measured
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.microbatch import split_microbatches
+from lljax.run_options import Held, RunOptions, rest_of
+from lljax.step_inputs import as_step_inputs
 from lljax.train_step import mean_loss
-from lljax.types import Batch, LossFn, Params, TrainState, ZeroWeight
+from lljax.types import (
+    Batch,
+    LossFn,
+    Params,
+    SecondOrder,
+    StepInputs,
+    TrainState,
+    ZeroWeight,
+)
 from lljax.update import Cotangent
 
 OBJECTIVE = "objective"
 
-Data = tuple[Batch, Batch]
-"""(train, desired): N and K examples."""
+Data = tuple[Batch, Batch] | tuple[Batch, Batch, Any]
+"""(train, desired): N and K examples; or (train, desired, constants)."""
 
 Watched = Mapping[str, Batch]
 """Further sets of desired examples whose mean loss is measured, by name."""
@@ -38,7 +50,11 @@ class ForwardSegment(NamedTuple):
 
 class Start(Protocol):
     def __call__(
-        self, params: Params, data: Data, watched: Watched
+        self,
+        params: Params,
+        data: Data,
+        watched: Watched,
+        desired_index: jax.Array | None = None,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """theta_0 -> (s_0, the losses [] before the first step)."""
         ...
@@ -46,14 +62,20 @@ class Start(Protocol):
 
 class Forward(Protocol):
     def __call__(
-        self, state: TrainState, rows: jax.Array, data: Data, watched: Watched
+        self, state: TrainState, rows: jax.Array | StepInputs, data: Data, watched: Watched
     ) -> ForwardSegment:
-        """(s_t, gamma [m, N]) -> what m steps leave."""
+        """(s_t, gamma [m, N] or what m steps are given) -> what m steps leave."""
         ...
 
 
 class StartBackward(Protocol):
-    def __call__(self, state: TrainState, loss_cotangent: jax.Array, data: Data) -> Cotangent:
+    def __call__(
+        self,
+        state: TrainState,
+        loss_cotangent: jax.Array,
+        data: Data,
+        desired_index: jax.Array | None = None,
+    ) -> Cotangent:
         """(s_T, dJ/dL(theta_T) []) -> the cotangent of s_T."""
         ...
 
@@ -63,11 +85,11 @@ class Backward(Protocol):
         self,
         cotangent: Cotangent,
         kept: Any,
-        rows: jax.Array,
+        rows: jax.Array | StepInputs,
         loss_cotangents: jax.Array,
         data: Data,
-    ) -> tuple[Cotangent, jax.Array]:
-        """(cotangent of s_{t+m}, kept, gamma [m, N], dJ/dL [m]) -> (of s_t, dJ/dgamma [m, N])."""
+    ) -> tuple[Cotangent, Any]:
+        """(cotangent of s_{t+m}, kept, rows, dJ/dL [m]) -> (of s_t, of the rows)."""
         ...
 
 
@@ -88,6 +110,9 @@ def build_segments(
     memory: MemoryStrategy = StoreStates(),
     microbatch_size: int | None = None,
     zero_weight: ZeroWeight = "compute",
+    second_order: SecondOrder = "auto",
+    eval_every: int = 1,
+    watched_loss_fn: LossFn | None = None,
     check_optimizer: bool = True,
 ) -> Segments:
     """The pieces of one meta-gradient, d AUC / d gamma, as four pure functions.
@@ -109,10 +134,17 @@ def build_segments(
     `backward` needs it, or made again by `forward` from the same state: then a long run needs the
     memory of one segment and of the first states of all.
 
+    In the place of rows of a policy there can be `StepInputs` of m steps, with a `desired_index`
+    of m + 1 batches: those before each step and the one after the last, which is the first of the
+    next segment. `start` takes the first of the run and `start_backward` the last of it.
+
     Args:
-      loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, check_optimizer: as in
-        `build_loss_auc`.
+      loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, second_order,
+        check_optimizer: as in `build_loss_auc`.
       memory: the strategy within a segment.
+      eval_every: as in `build_loss_auc`, and must divide m. `losses` are then [m / eval_every], and
+        so are the loss cotangents of `backward`, of the losses before each such stretch of steps.
+      watched_loss_fn: the loss of the watched batches; the desired loss when None.
 
     Returns:
       Segments. Cost in forward passes of an example, a step: 3 for `forward`, 8 for `backward`, and
@@ -121,46 +153,84 @@ def build_segments(
 
     Reference: arXiv:2402.17759, App. C.
     """
-    training_run = adjoint.training_run_builder(
-        loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, memory
+    options = RunOptions(
+        loss_fn,
+        optimizer,
+        desired_loss_fn,
+        memory,
+        microbatch_size,
+        zero_weight,
+        second_order,
+        eval_every,
     )
+
+    def training_run(data: Data, params: Params, index: jax.Array | None = None) -> TrainingRun:
+        train, desired, constants = _parts(data)
+        pass_name = options.pass_name(params, train, index, constants)
+        return options.run(options.as_given(pass_name), train, desired, (constants, Held()))
 
     def observer(run: TrainingRun, watched: Watched):
         batches = {name: split_microbatches(b, microbatch_size) for name, b in watched.items()}
+        loss = watched_loss_fn or desired_loss_fn or loss_fn
+        rest = rest_of(run.shared)
 
-        def observe(params: Params) -> dict[str, jax.Array]:
-            losses = {
-                name: mean_loss(run.desired_loss_fn, params, batch)
+        def measure(params: Params) -> dict[str, jax.Array]:
+            return {
+                name: mean_loss(lambda *both: loss(*both, *rest), params, batch)
                 for name, batch in batches.items()
             }
-            return {OBJECTIVE: run.desired_loss(params), **losses}
+
+        def observe(params: Params, place: Place) -> dict[str, jax.Array]:
+            losses = where_measured(place, measure, params)
+            return {OBJECTIVE: run.desired_loss(params, place), **losses}
 
         return observe
 
-    def start(params, data, watched):
+    def start(params, data, watched, desired_index=None):
         if OBJECTIVE in watched:
             raise ValueError(f"`watched` must not use the name {OBJECTIVE!r}, the desired losses'.")
-        desired_sets = {"desired": data[1], **watched}
-        mixing.check_losses(
-            loss_fn, desired_loss_fn, params, data[0], desired_sets, microbatch_size
-        )
-        optimizer_check.check_update(optimizer, params)
+        train, desired, constants = _parts(data)
+        sets = {"desired": desired}
+        if watched_loss_fn is None:
+            sets |= watched
+        options.check_functions(params, train, sets, constants)
+        for name, batch in watched.items() if watched_loss_fn else ():
+            rest = rest_of((constants, None))
+            checks.check_loss_fn(watched_loss_fn, params, batch, name, "watched_loss_fn", rest)
         if check_optimizer:
             optimizer_check.check_optimizer(optimizer, params)
-        run = training_run(*data)
-        return run.init(params), observer(run, watched)(params)
+        run = training_run(data, params)
+        return run.init(params), observer(run, watched)(params, Place(desired_index, None))
 
     def forward(state, rows, data, watched):
-        checks.check_policy_shape(rows, data[0])
-        run = training_run(*data)
-        end, losses, kept = adjoint.forward_sweep(run, state, rows, memory, observer(run, watched))
+        train, desired, _ = _parts(data)
+        inputs = options.check_inputs(rows, state.params, train, desired)
+        run = training_run(data, state.params, inputs.index)
+        observe = observer(run, watched)
+        end, losses, kept = adjoint.forward_sweep(run, state, inputs, memory, observe)
+        losses = jax.tree.map(lambda losses: losses[eval_every - 1 :: eval_every], losses)
         return ForwardSegment(end, losses, kept)
 
-    def start_backward(state, loss_cotangent, data):
-        return training_run(*data).last_cotangent(state, loss_cotangent)
+    def start_backward(state, loss_cotangent, data, desired_index=None):
+        run = training_run(data, state.params)
+        return run.last_cotangent(state, Place(desired_index, None), loss_cotangent)[0]
 
     def backward(cotangent, kept, rows, loss_cotangents, data):
-        run = training_run(*data)
-        return adjoint.backward_sweep(run, cotangent, kept, rows, loss_cotangents, memory)
+        inputs = as_step_inputs(rows)
+        run = training_run(data, cotangent.params, inputs.index)
+        if eval_every > 1:
+            wide = jnp.zeros(inputs.weights.shape[0], loss_cotangents.dtype)
+            loss_cotangents = wide.at[::eval_every].set(loss_cotangents)
+        nothing = adjoint.Sums([], [], [])
+        cotangent, _, of_inputs = adjoint.backward_sweep(
+            run, cotangent, nothing, kept, inputs, loss_cotangents, memory
+        )
+        return cotangent, of_inputs if isinstance(rows, StepInputs) else of_inputs.weights
 
     return Segments(start, forward, start_backward, backward)
+
+
+def _parts(data: Data) -> tuple[Batch, Batch, Any]:
+    """(train, desired, constants or None)."""
+    train, desired, *rest = data
+    return train, desired, rest[0] if rest else None

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lljax.hyperparams import Hyperparams, write_hyperparams
 from lljax.microbatch import Examples
 from lljax.types import LossFn, Params, TrainState, at_least_32_bits
 
@@ -14,10 +15,11 @@ def train_step(
     state: TrainState,
     examples: Examples,
     weights: jax.Array,
+    hyperparams: Hyperparams | None = None,
 ) -> tuple[TrainState, Params]:
     """One step of training: (s_t, gamma_t [B]) -> (s_{t+1}, g_t). Cost: three forward passes."""
     gradient, _ = weighted_gradient(loss_fn, state.params, examples, weights)
-    return apply_optimizer(optimizer, state, gradient), gradient
+    return apply_optimizer(optimizer, state, gradient, hyperparams), gradient
 
 
 def example_losses(loss_fn: LossFn, params: Params, examples: Examples) -> jax.Array:
@@ -74,12 +76,18 @@ def weighted_gradient(
 
 
 def apply_optimizer(
-    optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    gradient: Params,
+    hyperparams: Hyperparams | None = None,
 ) -> TrainState:
     """(theta_{t+1}, o_{t+1}) = Phi(theta_t, o_t, g_t): the part of a step that sees no data.
+
+    Hyperparameters are written into o_t first.
 
     optax mixes dtypes, so that a user's strict promotion, meant for their own code, cannot hold.
     """
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        before = write_hyperparams(state.opt_state, hyperparams)
+        updates, opt_state = optimizer.update(gradient, before, state.params)
         return TrainState(optax.apply_updates(state.params, updates), opt_state)

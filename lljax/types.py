@@ -7,6 +7,8 @@ Axis letters, used in every docstring:
   B  examples of a batch handed to the loss function
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -22,12 +24,41 @@ ZeroWeight = Literal["compute", "slope_only", "omit"]
 """What a step does with the examples whose weight is exactly 0; see `build_loss_auc`."""
 
 
+SecondOrder = Literal["auto", "forward_over_reverse", "reverse_over_reverse"]
+"""Which pass `build_loss_auc` takes."""
+
+PassName = Literal["forward_over_reverse", "reverse_over_reverse"]
+"""How a cotangent is pulled back through the gradient of a step; see `passes`."""
+
+
 class LossFn(Protocol):
     """A user's loss, one number in nats for each example of a batch."""
 
     def __call__(self, params: Params, batch: Batch, /) -> jax.Array:
         """(theta, B examples) -> [B], floating."""
         ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+    """What the T inner steps are given, in the place of a policy [T, N]: mini-batches and more.
+
+    Step t trains on the examples `index[t]` of `train` with `weights[t]`; an example may be there
+    more than once. Cost and memory follow B; nothing of the size of `train` is made for a step.
+    """
+
+    weights: jax.Array
+    """[T, B], floating: gamma, a weight for every place of every batch. [T, N] without `index`."""
+
+    index: jax.Array | None = None
+    """[T, B], int in 0 .. N-1: which examples are in the batches; None for all N in each step."""
+
+    hyperparams: Mapping[str, jax.Array] | None = None
+    """By name [T, ...], floating: hyperparameters of an `optax.inject_hyperparams`."""
+
+    desired_index: jax.Array | None = None
+    """[T+1, K'], int in 0 .. K-1: the examples of `desired` on which L(theta_t) is measured."""
 
 
 class TrainState(NamedTuple):
@@ -40,7 +71,7 @@ class TrainState(NamedTuple):
 class LossAucInfo(NamedTuple):
     """What a training run leaves beside its AUC; also differentiable."""
 
-    desired_losses: jax.Array  # [T+1] L(theta_0) .. L(theta_T), nats
+    desired_losses: jax.Array  # [T/s+1] L(theta_0), L(theta_s) .. L(theta_T), nats; s = eval_every
     params: Params  # theta_T
 
 
@@ -48,7 +79,12 @@ class LossAuc(Protocol):
     """The objective that `build_loss_auc` makes; any pure function of this form will do."""
 
     def __call__(
-        self, policy: jax.Array, params: Params, train: Batch, desired: Batch
+        self,
+        policy: jax.Array | StepInputs,
+        params: Params,
+        train: Batch,
+        desired: Batch,
+        constants: Any = None,
     ) -> tuple[jax.Array, LossAucInfo]:
         """(gamma [T, N], theta_0, N examples, K examples) -> (AUC [], what the run leaves)."""
         ...

@@ -7,20 +7,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lljax import checks, mixing, optimizer_check
-from lljax.microbatch import split_microbatches
-from lljax.train_step import train_step
-from lljax.types import Batch, LossFn, Params, TrainState
+from lljax import checks
+from lljax.memory import StoreStates
+from lljax.run_options import Held, RunOptions
+from lljax.types import Batch, LossFn, Params, StepInputs, TrainState
 
 
 def unroll(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
-    policy: jax.Array,
+    policy: jax.Array | StepInputs,
     params: Params,
     train: Batch,
     observe: Callable[[Params, jax.Array], Any],
     *,
+    constants: Any = None,
     microbatch_size: int | None = None,
 ) -> tuple[Params, Any]:
     """Trains under a policy and records what an observer sees at every step.
@@ -44,19 +45,18 @@ def unroll(
     Raises:
       ValueError: a shape or dtype does not fit.
     """
-    checks.check_callable(loss_fn, "loss_fn")
-    optimizer_check.check_is_optimizer(optimizer)
-    checks.check_microbatch_size(microbatch_size)
-    checks.check_policy_shape(policy, train)
     checks.check_callable(observe, "observe", "(params, policy row) -> arrays")
-    mixing.check_losses(loss_fn, None, params, train, {}, microbatch_size)
-    optimizer_check.check_update(optimizer, params)
-    examples = split_microbatches(train, microbatch_size)
+    options = RunOptions(
+        loss_fn, optimizer, None, StoreStates(), microbatch_size, "compute", "auto", 1
+    )
+    inputs = options.check(policy, params, train, train, constants)
+    functions = options.as_given("reverse_over_reverse")
+    run = options.run(functions, train, train, (constants, Held()))
 
-    def step(state: TrainState, row: jax.Array):
-        after, _ = train_step(loss_fn, optimizer, state, examples, row)
-        return after, observe(state.params, row)
+    def step(state: TrainState, inputs: StepInputs):
+        after, _ = run.step(state, inputs)
+        return after, observe(state.params, inputs.weights)
 
-    state, seen = jax.lax.scan(step, TrainState(params, optimizer.init(params)), policy)
-    last = observe(state.params, policy[-1])
+    state, seen = jax.lax.scan(step, run.init(params), inputs)
+    last = observe(state.params, inputs.weights[-1])
     return state.params, jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), seen, last)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lljax.hyperparams import Hyperparams
 from lljax.train_step import apply_optimizer
 from lljax.types import Params, TrainState
 
@@ -45,9 +46,12 @@ def record_shapes(optimizer: optax.GradientTransformation, params: Params) -> Re
 
 
 def pull_back_update(
-    optimizer: optax.GradientTransformation, record: Record, cotangent: Cotangent
-) -> tuple[Cotangent, Params]:
-    """Pulls (lambda_{t+1}, mu_{t+1}) back through Phi, to (theta_t, o_t) and to g_t.
+    optimizer: optax.GradientTransformation,
+    record: Record,
+    cotangent: Cotangent,
+    hyperparams: Hyperparams | None = None,
+) -> tuple[Cotangent, Params, Hyperparams | None]:
+    """Pulls (lambda_{t+1}, mu_{t+1}) back through Phi, to (theta_t, o_t), g_t and hyperparameters.
 
     Where the gradient of a whole array is exactly zero, as under a row without weight, it is pulled
     back at the smallest numbers whose squares still count. Clipping and normalising take the root
@@ -60,14 +64,16 @@ def pull_back_update(
     else:
         gradient = jax.tree.map(_beside_zero, gradient)
 
-    def update(params, differentiable, gradient):
+    def update(params, differentiable, gradient, hyperparams):
         opt_state = _with_differentiable(state.opt_state, differentiable)
-        after = apply_optimizer(optimizer, TrainState(params, opt_state), gradient)
+        before = TrainState(params, opt_state)
+        after = apply_optimizer(optimizer, before, gradient, hyperparams)
         return Cotangent(after.params, _differentiable(after.opt_state))
 
-    _, pull_back = jax.vjp(update, state.params, _differentiable(state.opt_state), gradient)
-    params, opt_state, direction = pull_back(cotangent)
-    return Cotangent(params, opt_state), direction
+    primals = state.params, _differentiable(state.opt_state), gradient, hyperparams
+    _, pull_back = jax.vjp(update, *primals)
+    params, opt_state, direction, of_hyperparams = pull_back(cotangent)
+    return Cotangent(params, opt_state), direction, of_hyperparams
 
 
 def pull_back_init(
@@ -89,7 +95,7 @@ def needs_gradient(optimizer: optax.GradientTransformation, params: Params) -> b
     cotangent = jax.eval_shape(zeros_like, state)
 
     def pull_back(gradient, state, cotangent):
-        return pull_back_update(optimizer, Record(state, gradient), cotangent)
+        return pull_back_update(optimizer, Record(state, gradient), cotangent)[:2]
 
     jaxpr = jax.make_jaxpr(pull_back)(state.params, state, cotangent).jaxpr
     used = {id(variable) for variable in jaxpr.outvars}

@@ -1,0 +1,220 @@
+"""What `build_loss_auc` and `build_segments` are given, checked, and made a training run of."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from lljax import checks, mixing, optimizer_check
+from lljax.adjoint import TrainingRun
+from lljax.closures import open_closure
+from lljax.memory import MemoryStrategy
+from lljax.microbatch import split_microbatches
+from lljax.passes import SharedLossFn
+from lljax.step_inputs import check_step_inputs, take
+from lljax.types import Batch, LossFn, Params, PassName, SecondOrder, StepInputs, ZeroWeight
+
+
+class Held(NamedTuple):
+    """The tracers that the functions of a run close over."""
+
+    loss_fn: tuple[jax.Array, ...] = ()
+    desired_loss_fn: tuple[jax.Array, ...] = ()
+    optimizer: tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]] = ((), ())
+
+
+Shared = tuple[Any, Held]
+"""(constants or None, what the functions of the run close over)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFunctions:
+    """The functions of a run for data of given shapes; they close over nothing that is traced."""
+
+    loss_fn: SharedLossFn  # its third argument is Shared
+    desired_loss_fn: SharedLossFn
+    optimizer: Callable[[Held], optax.GradientTransformation]
+    pass_name: PassName
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """The options; the arguments of `build_loss_auc` have the meanings."""
+
+    loss_fn: LossFn
+    optimizer: optax.GradientTransformation
+    desired_loss_fn: LossFn | None
+    memory: MemoryStrategy
+    microbatch_size: int | None
+    zero_weight: ZeroWeight
+    second_order: SecondOrder
+    eval_every: int
+
+    def __post_init__(self) -> None:
+        """ValueError: an option is not valid."""
+        checks.check_callable(self.loss_fn, "loss_fn")
+        if self.desired_loss_fn is not None:
+            checks.check_callable(self.desired_loss_fn, "desired_loss_fn")
+        optimizer_check.check_is_optimizer(self.optimizer)
+        checks.check_memory(self.memory)
+        checks.check_microbatch_size(self.microbatch_size)
+        checks.check_zero_weight(self.zero_weight, self.microbatch_size)
+        checks.check_choice("second_order", self.second_order, SecondOrder)
+        checks.check_count("eval_every", self.eval_every)
+
+    def check(
+        self,
+        policy: jax.Array | StepInputs,
+        params: Params,
+        train: Batch,
+        desired: Batch,
+        constants: Any,
+    ) -> StepInputs:
+        """The inputs of the steps; ValueError unless everything fits together."""
+        self.check_functions(params, train, {"desired": desired}, constants)
+        return self.check_inputs(policy, params, train, desired)
+
+    def check_functions(
+        self, params: Params, train: Batch, desired_sets: Mapping[str, Batch], constants: Any
+    ) -> None:
+        """ValueError unless losses and optimiser fit the parameters and the data."""
+        mixing.check_losses(
+            self.loss_fn,
+            self.desired_loss_fn,
+            params,
+            train,
+            desired_sets,
+            self.microbatch_size,
+            rest_of((constants, None)),
+        )
+        optimizer_check.check_update(self.optimizer, params)
+
+    def check_inputs(
+        self, policy: jax.Array | StepInputs, params: Params, train: Batch, desired: Batch
+    ) -> StepInputs:
+        """The inputs of the steps; ValueError unless they fit the data and the options."""
+        inputs = check_step_inputs(policy, train, desired, self.optimizer, params)
+        num_steps = inputs.weights.shape[0]
+        if num_steps % self.eval_every:
+            raise ValueError(
+                f"`eval_every` must divide the number of steps, so that the last ones count; got "
+                f"{self.eval_every} with T = {num_steps}."
+            )
+        return inputs
+
+    def open(
+        self,
+        inputs: StepInputs,
+        params: Params,
+        train: Batch,
+        desired: Batch,
+        constants: Any,
+    ) -> tuple[RunFunctions, Held]:
+        """The functions of a run for data of these shapes, and what they close over."""
+        rest = rest_of((constants, None))
+        train_piece = self._piece(train, inputs.index)
+        desired_piece = self._piece(desired, inputs.desired_index)
+        loss_fn = open_closure(self.loss_fn, params, train_piece, *rest)
+        desired_loss_fn = open_closure(
+            self.desired_loss_fn or self.loss_fn, params, desired_piece, *rest
+        )
+        state = jax.eval_shape(self.optimizer.init, params)
+        with jax.numpy_dtype_promotion("standard"):
+            init = open_closure(self.optimizer.init, params)
+            update = open_closure(self.optimizer.update, params, state, params)
+
+        def optimizer(held: Held) -> optax.GradientTransformation:
+            if not any(held.optimizer):
+                return self.optimizer
+            of_init, of_update = held.optimizer
+            return optax.GradientTransformation(
+                lambda params: init.function(of_init, params),
+                lambda *arguments: update.function(of_update, *arguments),
+            )
+
+        functions = RunFunctions(
+            lambda p, b, shared: loss_fn.function(shared[1].loss_fn, p, b, *rest_of(shared)),
+            lambda p, b, shared: desired_loss_fn.function(
+                shared[1].desired_loss_fn, p, b, *rest_of(shared)
+            ),
+            optimizer,
+            self.pass_name(params, train, inputs.index, constants),
+        )
+        return functions, Held(loss_fn.held, desired_loss_fn.held, (init.held, update.held))
+
+    def as_given(self, pass_name: PassName) -> RunFunctions:
+        """The functions of a run whose parts are called within one trace."""
+        desired_loss_fn = self.desired_loss_fn or self.loss_fn
+        return RunFunctions(
+            lambda p, b, shared: self.loss_fn(p, b, *rest_of(shared)),
+            lambda p, b, shared: desired_loss_fn(p, b, *rest_of(shared)),
+            lambda _: self.optimizer,
+            pass_name,
+        )
+
+    def run(
+        self,
+        functions: RunFunctions,
+        train: Batch,
+        desired: Batch,
+        shared: Shared,
+        wanted: tuple[tuple[bool, ...], ...] = ((), (), ()),
+    ) -> TrainingRun:
+        """The run over these data."""
+        size = self.microbatch_size
+        return TrainingRun(
+            functions.loss_fn,
+            functions.desired_loss_fn,
+            functions.optimizer(shared[1]),
+            train,
+            desired,
+            split_microbatches(train, size),
+            split_microbatches(desired, size),
+            shared,
+            size,
+            self.zero_weight,
+            functions.pass_name,
+            self.eval_every,
+            wanted,
+        )
+
+    def _piece(self, batch: Batch, index: jax.Array | None) -> Batch:
+        """The form of the examples that a loss is handed at once."""
+
+        def cut(batch, index):
+            batch = batch if index is None else take(batch, index[0])
+            pieces = split_microbatches(batch, self.microbatch_size).batch
+            return jax.tree.map(lambda leaf: leaf[0], pieces)
+
+        return jax.eval_shape(cut, batch, index)
+
+    def pass_name(
+        self, params: Params, train: Batch, index: jax.Array | None, constants: Any
+    ) -> PassName:
+        """The pass that was asked for; by itself the fast one, unless the loss has no JVP."""
+        if self.second_order == "reverse_over_reverse":
+            return "reverse_over_reverse"
+
+        def forward(params, piece, rest):
+            return jax.jvp(lambda p: self.loss_fn(p, piece, *rest), (params,), (params,))
+
+        try:
+            jax.eval_shape(forward, params, self._piece(train, index), rest_of((constants, None)))
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+            if self.second_order == "auto":
+                return "reverse_over_reverse"
+            raise ValueError(
+                "`second_order='forward_over_reverse'` needs a forward derivative of `loss_fn`, "
+                "which calls a function with a backward rule of its own (jax.custom_vjp). Pass "
+                "second_order='reverse_over_reverse', or leave it to 'auto'."
+            ) from error
+        return "forward_over_reverse"
+
+
+def rest_of(shared: tuple[Any, Any]) -> tuple[Any, ...]:
+    """The arguments of a loss behind (params, batch): its constants, if it has any."""
+    return () if shared[0] is None else shared[:1]
