@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import lljax
 from lljax import failures, interrupt, streams
@@ -58,7 +58,20 @@ def main() -> None:
             status = call(sys.argv[1:])
         except SystemExit as end:  # tyro's, after help or a wrong flag
             status = end.code if isinstance(end.code, int) else 0
-    sys.exit(output.end(status))
+    _leave(output.end(status))
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process; after a failure at once, whatever its threads still wait for.
+
+    A thread that writes a checkpoint waits minutes for a disk that is gone.
+    """
+    if status != 1:
+        sys.exit(status)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def call(arguments: Sequence[str]) -> int:

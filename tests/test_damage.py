@@ -196,7 +196,7 @@ def test_a_folder_in_the_place_of_a_file_is_a_sentence(workdir):
     (workdir / "manifest.json").unlink()
     (workdir / ".lock").unlink()
     (workdir / ".lock").mkdir()
-    assert_refused(call(*RUN, workdir), "--workdir", "cannot be written")
+    assert_refused(call(*RUN, workdir), "--workdir", ".lock cannot be written: Is a directory")
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def assert_same_ends(workdir, undisturbed):
     assert not (workdir / "look").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_two_moments_a_run_ends_in_the_same_bytes(undisturbed, tmp_path):
     """Inside a backward sweep, and inside the last look at all examples; nobody else gets in."""
     workdir = tmp_path / "killed"

@@ -127,6 +127,7 @@ def test_bad_text_is_one_clear_error(tmp_path, cache, content, flags, message):
     assert len(result.stderr) < 600
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_in_a_table_and_goes_on(tmp_path):
     config = tmp_path / "rows.py"
     config.write_text(

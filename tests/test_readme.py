@@ -46,6 +46,7 @@ def test_a_worked_example_runs(heading):
         exec(compile(code, heading, "exec"), {})
 
 
+@pytest.mark.slow
 def test_the_task_and_the_tracker_run_together(tmp_path, monkeypatch):
     (tmp_path / "line.py").write_text(*blocks_of("A task"))
     (tmp_path / "my_tracker.py").write_text(*blocks_of("A tracker"))

@@ -118,6 +118,7 @@ def test_a_finished_run_says_so_and_is_left_alone(finished):
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_report_again_with_pdf(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "copy")
     (workdir / "report.html").unlink()

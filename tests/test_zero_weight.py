@@ -292,6 +292,7 @@ def test_an_active_set_ends_where_the_whole_set_does(method):
         optimise(check_every=0)
 
 
+@pytest.mark.slow
 def test_under_vmap_an_active_set_is_looked_at_all_only_in_checks():
     _, params, train, desired = make_logistic(num_steps=5, num_train=40, num_desired=16)
     policy = lljax.uniform_policy(5, 40, jnp.float64)

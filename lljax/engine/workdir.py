@@ -49,7 +49,8 @@ class Workdir:
         Raises:
           UserError: another process has it, or it cannot be written.
         """
-        lock = filelock.FileLock(self.root / ".lock")
+        path = self.root / ".lock"
+        lock = filelock.FileLock(path)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
@@ -59,7 +60,8 @@ class Workdir:
                 f"run a --workdir of its own."
             ) from None
         except OSError as error:
-            raise UserError(f"--workdir {cannot_write(self.root, error)}") from error
+            place = path if path.is_dir() else self.root
+            raise UserError(f"--workdir {cannot_write(place, error)}") from error
         return lock
 
     def has_results(self) -> bool:

@@ -81,7 +81,7 @@ def test_a_finished_run_without_its_results(runs, cases, rng, repeats, group):
 @pytest.mark.parametrize("group", WAYS)
 def test_the_report_of_a_finished_run(runs, cases, rng, repeats, group):
     with cases("report of a finished workdir") as verdicts:
-        for case in file_cases(runs.finished, group, rng, 2 * repeats):
+        for case in file_cases(runs.finished, group, rng, repeats):
             if len(case.target.parts) == 1:  # what a report is made from
                 with runs.copy(runs.finished) as workdir:
                     case.damage(workdir, rng)
