@@ -17,6 +17,7 @@ from lljax.learning_law import (
     zero_weight_share,
 )
 from lljax.loss_auc import build_loss_auc
+from lljax.loss_check import check_loss_fn
 from lljax.memory import (
     MemoryStrategy,
     OffloadStates,
@@ -24,7 +25,7 @@ from lljax.memory import (
     StoreStates,
     recompute_within,
 )
-from lljax.mixing import check_loss_fn
+from lljax.microbatch import known_slopes
 from lljax.outer_loop import (
     OptimizedPolicy,
     OuterLoop,
@@ -58,7 +59,7 @@ from lljax.step_control import (
     choose_on_host,
     try_policy,
 )
-from lljax.types import LossAuc, LossAucInfo, LossFn
+from lljax.types import LossAuc, LossAucInfo, LossFn, StepInputs
 from lljax.unroll import unroll
 
 __version__ = "0.1.0"
@@ -78,6 +79,7 @@ __all__ = [
     "ScalingLaw",
     "Segments",
     "StepControl",
+    "StepInputs",
     "StoreStates",
     "acceleration_ratio",
     "build_loss_auc",
@@ -95,6 +97,7 @@ __all__ = [
     "exponentiated_gradient",
     "fit_scaling_law",
     "fit_scaling_laws",
+    "known_slopes",
     "learned_weight_counts",
     "optimality_gap",
     "optimize_policy",

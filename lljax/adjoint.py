@@ -133,9 +133,6 @@ class TrainingRun:
             slopes = slopes + pull_back_slopes(
                 self.pass_name, self.loss_fn, theta, others, self.shared, direction
             )
-        elif others is not None:
-            largest = jnp.max(jnp.where(others.member, -jnp.inf, slopes))
-            slopes = jnp.where(others.member, jnp.where(others.member.all(), 0, largest), slopes)
         desired, sums = self._add_loss_gradient(sums, theta, place, loss_cotangent)
         sums = Sums(
             [_add_at(*pair, inputs.index) for pair in zip(sums.train, terms.batch, strict=True)],

@@ -9,12 +9,16 @@ gradient, and exponentiated gradient with a cutoff. Without a cutoff the latter 
 zero: pass, e.g., 1e-3 / N there.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from lljax import checks, mixing
+from lljax import checks
+from lljax.loss_check import check_losses
 from lljax.microbatch import split_microbatches
-from lljax.train_step import example_slopes, weighted_gradient
+from lljax.passes import choose_pass, pull_back_slopes
+from lljax.train_step import weighted_gradient
 from lljax.types import Batch, LossFn, Params
 
 
@@ -25,6 +29,7 @@ def contributions(
     desired: Batch,
     *,
     desired_loss_fn: LossFn | None = None,
+    constants: Any = None,
     microbatch_size: int | None = None,
 ) -> jax.Array:
     """How fast a step on each training example lowers the desired loss.
@@ -47,6 +52,7 @@ def contributions(
       train: N training examples.
       desired: K desired examples.
       desired_loss_fn: the losses l_k of the desired examples; `loss_fn` when None.
+      constants: the third argument of the losses, where they have one.
       microbatch_size: examples handled at once; all of them when None. It bounds the memory of
         activations and, where the loss of an example does not depend on the others of its batch,
         changes nothing but rounding.
@@ -62,14 +68,23 @@ def contributions(
     Reference: arXiv:2402.17759, section 3.2.
     """
     checks.check_microbatch_size(microbatch_size)
-    mixing.check_losses(
-        loss_fn, desired_loss_fn, params, train, {"desired": desired}, microbatch_size
+    rest = () if constants is None else (constants,)
+    check_losses(
+        loss_fn, desired_loss_fn, params, train, {"desired": desired}, microbatch_size, rest
     )
     wanted = split_microbatches(desired, microbatch_size)
     mean = jnp.full(wanted.num_examples, 1 / wanted.num_examples)
-    direction, _ = weighted_gradient(desired_loss_fn or loss_fn, params, wanted, mean)
+
+    def desired_losses(params, batch):
+        return (desired_loss_fn or loss_fn)(params, batch, *rest)
+
+    direction, _ = weighted_gradient(desired_losses, params, wanted, mean)
     examples = split_microbatches(train, microbatch_size)
-    return example_slopes(loss_fn, params, examples, direction)
+    piece = jax.tree.map(lambda leaf: leaf[0], examples.batch)
+    which = choose_pass("auto", loss_fn, params, piece, rest)
+    return pull_back_slopes(
+        which, lambda p, b, rest: loss_fn(p, b, *rest), params, examples, rest, direction
+    )
 
 
 def contribution_similarity(

@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from lljax import adjoint, optimizer_check
 from lljax.evaluation import places
 from lljax.memory import MemoryStrategy, StoreStates
+from lljax.microbatch import known_slopes
 from lljax.run_options import Held, RunFunctions, RunOptions
 from lljax.types import LossAuc, LossAucInfo, LossFn, SecondOrder, ZeroWeight
 
@@ -26,6 +27,7 @@ def build_loss_auc(
     zero_weight: ZeroWeight = "compute",
     second_order: SecondOrder = "auto",
     eval_every: int = 1,
+    check_loss: bool = True,
     check_optimizer: bool = True,
 ) -> LossAuc:
     """The loss AUC of the training run that a policy induces, differentiable through the run.
@@ -62,10 +64,10 @@ def build_loss_auc(
         `lljax.check_loss_fn`.
       zero_weight: what a step does with examples whose weight is exactly 0. "compute": the same as
         with all others. "slope_only": only what their entry of the gradient needs; the gradient is
-        the same. "omit": nothing; their entry is set to the largest known one of their row, so
-        that no method of descent gives them weight. Whole micro-batches are left out, so that the
-        cost follows the policy's support. The AUC is exact in all three; second derivatives in
-        reverse mode need "compute".
+        the same. "omit": nothing; their slope stays unknown, which `LossAucInfo.known_slopes` says,
+        and is 0 in the gradient. Whole micro-batches are left out, so that the cost follows the
+        policy's support. The AUC is exact in all three; second derivatives in reverse mode need
+        "compute".
       second_order: how a step's gradient is differentiated (`passes`). "forward_over_reverse" is
         the faster way, for losses with a forward derivative whose gradient is that of a function.
         "reverse_over_reverse" is exact for every loss that JAX differentiates, at about 1.1 times
@@ -75,6 +77,8 @@ def build_loss_auc(
         `lljax.check_loss_fn`.
       eval_every: s, a divisor of T. L is measured at t = 0, s, 2s, .. T, and the AUC is the mean
         over those from t = s on.
+      check_loss: evaluate the losses on a few examples, where that is possible, and refuse what
+        would give another result than the one that is promised: `lljax.check_loss_fn`.
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
         entry is zero (Adam's eps_root = 0), or one that is always zero (lion), and warn of one that
         may predict nothing (eps_root = 1e-16); see `optimizer_check.check_optimizer`.
@@ -107,6 +111,7 @@ def build_loss_auc(
         zero_weight,
         second_order,
         eval_every,
+        check_loss,
     )
 
     def loss_auc(policy, params, train, desired, constants=None):
@@ -123,7 +128,9 @@ def build_loss_auc(
                 "work. For a derivative in a direction take jax.grad and the product with it, for "
                 "a second one jax.jvp of jax.grad, or differentiate `lljax.unroll`."
             ) from error
-        return jnp.mean(losses[1:]), LossAucInfo(losses, end)
+        omits = zero_weight == "omit"
+        known = known_slopes(inputs.weights, microbatch_size) if omits else None
+        return jnp.mean(losses[1:]), LossAucInfo(losses, end, known)
 
     return loss_auc
 

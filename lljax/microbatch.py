@@ -96,17 +96,33 @@ class ReorderedBatches:
         carry, found = jax.lax.fori_loop(self.first, self.end, visit, (init, found))
         return carry, self._cut(found)
 
-    @property
-    def member(self) -> jax.Array:
-        """[B] bool, the examples that are folded over."""
-        piece = jnp.arange(len(self.order))[:, None]
-        visited = (piece >= self.first) & (piece < self.end)
-        member = jnp.zeros(self.order.size, bool).at[self.order].set(visited)
-        return self._cut(member)
-
     def _cut(self, values: Any) -> Any:
         """Leaves [M m, ...] without the filling."""
         return jax.tree.map(lambda leaf: leaf[: self.examples.num_examples], values)
+
+
+def known_slopes(weights: jax.Array, microbatch_size: int | None) -> jax.Array:
+    """Where `zero_weight="omit"` computes slopes: in the fewest micro-batches with all weight.
+
+    The other examples are neither read nor computed; the gradient is 0 there and means nothing.
+
+    >>> import jax.numpy as jnp, lljax
+    >>> lljax.known_slopes(jnp.array([[0.5, 0.0, 0.0, 0.5, 0.0]]), microbatch_size=3).tolist()
+    [[True, True, False, True, False]]
+
+    Args:
+      weights: [..., B].
+      microbatch_size: as in `build_loss_auc`.
+
+    Returns:
+      [..., B] bool.
+    """
+    count = weights.shape[-1]
+    size = count if microbatch_size is None else min(microbatch_size, count)
+    zero = weights == 0
+    num_visited = -(-jnp.sum(~zero, axis=-1, keepdims=True) // size) * size
+    room = num_visited - jnp.sum(~zero, axis=-1, keepdims=True)
+    return ~zero | (jnp.cumsum(zero, axis=-1) <= room)
 
 
 def split_by_weight(

@@ -7,7 +7,7 @@ it is another one. Shapes do not show it, so it is evaluated on a few examples, 
 
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lljax import checks
+from lljax.loss_trials import NOISE, Findings, at, spread, with_noise
 from lljax.types import Batch, LossFn, Params
 
 MOST = 4  # examples whose losses are compared
-NOISE = 0.1  # of a parameter's size, where the losses are compared a second time
 
 
 class Mixing(NamedTuple):
@@ -38,76 +38,14 @@ class Mixing(NamedTuple):
         )
 
 
-# By loss function, for as long as that lives: what was found, by parameters and form of the batch.
-_found: weakref.WeakKeyDictionary[Callable, dict[Hashable, Mixing | None]]
-_found = weakref.WeakKeyDictionary()
+_findings: Findings[Mixing] = Findings()
 _warned: weakref.WeakSet[Callable] = weakref.WeakSet()
 
-_CURE = (
+CURE = (
     "Make the loss of an example its own: freeze the running averages of BatchNorm and close over "
     "them, use LayerNorm or GroupNorm instead, draw the negatives of a contrastive loss from a "
     "fixed set, and let nothing depend on the place in the batch"
 )
-
-
-def check_loss_fn(loss_fn: LossFn, params: Params, batch: Batch, constants: Any = None) -> None:
-    """Checks what `build_loss_auc` needs of a loss function, by evaluating it on a few examples.
-
-    The other functions check shapes whenever they are traced, but evaluate the loss only where
-    they are called outside `jax.jit`. A program that compiles all its calls can call this once.
-
-    >>> import jax.numpy as jnp, lljax
-    >>> batch = jnp.arange(6.0)
-    >>> lljax.check_loss_fn(lambda theta, x: (theta * x) ** 2, jnp.ones(()), batch)
-    >>> try:
-    ...   lljax.check_loss_fn(lambda theta, x: (theta * (x - x.mean())) ** 2, jnp.ones(()), batch)
-    ... except ValueError as error:
-    ...   print(str(error).partition(":")[0])
-    `loss_fn` mixes the examples of a batch
-
-    Args:
-      loss_fn: per-example losses, (params, batch of B) -> [B].
-      params: theta, not tracers.
-      batch: B examples, not tracers; with B = 1 only shapes and dtypes are checked.
-      constants: the third argument of the loss, if it has one.
-
-    Raises:
-      ValueError: a shape or dtype does not fit, or the loss of an example depends on the other
-        examples of its batch or on its place among them: batch normalisation, contrastive losses.
-        Cost: four forward passes of at most 12 examples together, compiled once.
-    """
-    rest = () if constants is None else (constants,)
-    checks.check_loss_fn(loss_fn, params, batch, "batch", rest=rest)
-    if not _is_concrete((params, batch, rest)):
-        raise ValueError(
-            "`params` and `batch` must be known arrays, for their losses to be compared; got "
-            "tracers. Call check_loss_fn outside jax.jit, jax.vmap and jax.grad."
-        )
-    found = find_mixing(loss_fn, params, batch, rest)
-    if found:
-        raise ValueError(f"`loss_fn` mixes the examples of a batch: {found}. {_CURE}.")
-
-
-def check_losses(
-    loss_fn: LossFn,
-    desired_loss_fn: LossFn | None,
-    params: Params,
-    train: Batch,
-    desired_sets: Mapping[str, Batch],
-    microbatch_size: int | None,
-    rest: tuple[Any, ...] = (),
-) -> None:
-    """What every function that trains checks of its losses: the shapes, and whether they mix."""
-    cut_by = None if microbatch_size is None else "pass microbatch_size=None"
-    checks.check_loss_fn(loss_fn, params, train, "train", rest=rest)
-    for name, batch in desired_sets.items():
-        checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, batch, name, rest)
-    check_mixing(loss_fn, params, train, cut_by=cut_by, rest=rest)
-    argument = "desired_loss_fn" if desired_loss_fn else "loss_fn"
-    for batch in desired_sets.values():
-        check_mixing(
-            desired_loss_fn or loss_fn, params, batch, cut_by=cut_by, argument=argument, rest=rest
-        )
 
 
 def check_mixing(
@@ -141,12 +79,12 @@ def check_mixing(
     if cut_by is not None:
         raise ValueError(
             f"`{argument}` mixes the examples of a batch, so that another division into batches "
-            f"would change the result: {found}. {_CURE}; or {cut_by}."
+            f"would change the result: {found}. {CURE}; or {cut_by}."
         )
     words = (
         f"`{argument}` mixes the examples of a batch: {found}. What is computed is exact for these "
         f"very batches; micro-batches, other examples beside them or another order would change "
-        f"it. {_CURE}."
+        f"it. {CURE}."
     )
     if warn is not None:
         warn(words)
@@ -158,36 +96,22 @@ def find_mixing(
     loss_fn: LossFn, params: Params, batch: Batch, rest: tuple[Any, ...] = ()
 ) -> Mixing | None:
     """The example whose loss changes most with its batch, if one does; None for tracers."""
-    if not _is_concrete((params, batch, rest)) or checks.num_examples(batch, "batch") < 2:
+    if checks.num_examples(batch, "batch") < 2:
         return None
-    key = _form(params), _form(batch, from_axis=1), _form(rest)
-    try:
-        known = _found.setdefault(loss_fn, {})
-        if key in known:
-            return known[key]
-    except TypeError:  # a function or a structure that cannot be looked up is checked each time
-        known = {}
-    with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
-        try:
-            known[key] = _compare(lambda *both: loss_fn(*both, *rest), params, batch)
-        except (TypeError, ValueError, IndexError):
-            # The loss closes over tracers, or takes batches of one size only: nothing to compare.
-            return None
-    return known[key]
+    return _findings.find(loss_fn, params, batch, rest, _compare)
 
 
 def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> Mixing | None:
     """Compares the losses of a piece with those of its second half in reversed order."""
     size = checks.num_examples(batch, "batch")
     half = min(size // 2, MOST)
-    # From all over the batch, since neighbours may be the same, and equal examples show nothing.
-    places = np.linspace(0, size - 1, 2 * half).round().astype(int)
+    places = spread(size, 2 * half)
     again = np.arange(2 * half)[: half - 1 : -1]
 
     @jax.jit
     def losses_of(params, batch, noise):
-        theta = _with_noise(params, noise)
-        piece = jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], batch)
+        theta = with_noise(params, noise)
+        piece = at(batch, places)
         part = jax.tree.map(lambda leaf: leaf[again], piece)
         return loss_fn(theta, piece)[again], loss_fn(theta, part)
 
@@ -211,33 +135,6 @@ def _tolerance(dtype: Any) -> float:
     if jnp.finfo(dtype).bits == 64:
         return float(np.sqrt(np.finfo(np.float64).eps))
     return 1e-3 if jnp.finfo(dtype).bits == 32 else 0.1
-
-
-def _with_noise(params: Params, noise: jax.Array) -> Params:
-    """Every parameter changed by about `noise` times the size of those in its array, or of 1."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-
-    def add(leaf, key):
-        size = jnp.sqrt(jnp.sum(jnp.square(leaf)) / max(leaf.size, 1))
-        scale = jnp.where(size > 0, size, 1) * noise.astype(leaf.dtype)
-        return leaf + scale.astype(leaf.dtype) * jax.random.normal(key, leaf.shape, leaf.dtype)
-
-    return jax.tree.unflatten(structure, [add(*pair) for pair in zip(leaves, keys, strict=True)])
-
-
-def _form(tree: Any, from_axis: int = 0) -> Hashable:
-    """What is known of a tree without its numbers; its first axes can be left out."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((leaf.shape[from_axis:], jnp.result_type(leaf)) for leaf in leaves)
-
-
-def _is_concrete(tree: Any) -> bool:
-    """Whether the numbers of all arrays are known here."""
-    return not any(
-        isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True)
-        for leaf in jax.tree.leaves(tree)
-    )
 
 
 def _is_first_warning(loss_fn: LossFn) -> bool:

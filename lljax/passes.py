@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from lljax.microbatch import Examples
 from lljax.train_step import example_losses, weighted_gradient
-from lljax.types import Batch, Params, PassName
+from lljax.types import Batch, Params, PassName, SecondOrder
 
 SharedLossFn = Callable[[Params, Batch, Any], jax.Array]
 """(theta, B examples, c: what all examples share) -> losses [B]."""
@@ -42,6 +42,42 @@ class Terms(NamedTuple):
     slopes: jax.Array  # [B]
     batch: list[jax.Array]  # of the wanted leaves, [B, ...] each
     shared: list[jax.Array]  # of the wanted leaves
+
+
+def choose_pass(
+    second_order: SecondOrder,
+    loss_fn: Callable,
+    params: Params,
+    batch: Batch,
+    rest: tuple[Any, ...],
+) -> PassName:
+    """The pass that was asked for; "auto" is the fast one, unless the loss has no JVP.
+
+    A JVP of the gradient would not tell: it applies a backward rule of `jax.custom_vjp` once, and
+    then takes it for the derivative of the value.
+
+    Raises:
+      ValueError: forward over reverse was asked for, and the loss has no JVP.
+    """
+    if second_order == "reverse_over_reverse":
+        return "reverse_over_reverse"
+
+    def forward(params, batch, rest):
+        return jax.jvp(lambda theta: loss_fn(theta, batch, *rest), (params,), (params,))
+
+    try:
+        jax.eval_shape(forward, params, batch, rest)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        if second_order == "auto":
+            return "reverse_over_reverse"
+        raise ValueError(
+            "`second_order='forward_over_reverse'` needs a forward derivative of `loss_fn`, which "
+            "calls a function with a backward rule of its own (jax.custom_vjp). Pass "
+            "second_order='reverse_over_reverse', or leave it to 'auto'."
+        ) from error
+    return "forward_over_reverse"
 
 
 def pull_back_gradient(

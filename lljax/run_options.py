@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lljax import checks, mixing, optimizer_check
+from lljax import checks, optimizer_check
 from lljax.adjoint import TrainingRun
 from lljax.closures import open_closure
+from lljax.loss_check import check_losses
 from lljax.memory import MemoryStrategy
 from lljax.microbatch import split_microbatches
-from lljax.passes import SharedLossFn
+from lljax.passes import SharedLossFn, choose_pass
 from lljax.step_inputs import check_step_inputs, take
 from lljax.types import Batch, LossFn, Params, PassName, SecondOrder, StepInputs, ZeroWeight
 
@@ -51,6 +52,7 @@ class RunOptions:
     zero_weight: ZeroWeight
     second_order: SecondOrder
     eval_every: int
+    check_loss: bool = True
 
     def __post_init__(self) -> None:
         """ValueError: an option is not valid."""
@@ -80,7 +82,7 @@ class RunOptions:
         self, params: Params, train: Batch, desired_sets: Mapping[str, Batch], constants: Any
     ) -> None:
         """ValueError unless losses and optimiser fit the parameters and the data."""
-        mixing.check_losses(
+        check_losses(
             self.loss_fn,
             self.desired_loss_fn,
             params,
@@ -88,6 +90,8 @@ class RunOptions:
             desired_sets,
             self.microbatch_size,
             rest_of((constants, None)),
+            self.second_order,
+            self.check_loss,
         )
         optimizer_check.check_update(self.optimizer, params)
 
@@ -193,26 +197,9 @@ class RunOptions:
     def pass_name(
         self, params: Params, train: Batch, index: jax.Array | None, constants: Any
     ) -> PassName:
-        """The pass that was asked for; by itself the fast one, unless the loss has no JVP."""
-        if self.second_order == "reverse_over_reverse":
-            return "reverse_over_reverse"
-
-        def forward(params, piece, rest):
-            return jax.jvp(lambda p: self.loss_fn(p, piece, *rest), (params,), (params,))
-
-        try:
-            jax.eval_shape(forward, params, self._piece(train, index), rest_of((constants, None)))
-        except TypeError as error:
-            if "custom_vjp" not in str(error):
-                raise
-            if self.second_order == "auto":
-                return "reverse_over_reverse"
-            raise ValueError(
-                "`second_order='forward_over_reverse'` needs a forward derivative of `loss_fn`, "
-                "which calls a function with a backward rule of its own (jax.custom_vjp). Pass "
-                "second_order='reverse_over_reverse', or leave it to 'auto'."
-            ) from error
-        return "forward_over_reverse"
+        """The pass for this loss."""
+        piece, rest = self._piece(train, index), rest_of((constants, None))
+        return choose_pass(self.second_order, self.loss_fn, params, piece, rest)
 
 
 def rest_of(shared: tuple[Any, Any]) -> tuple[Any, ...]:

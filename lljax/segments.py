@@ -113,6 +113,7 @@ def build_segments(
     second_order: SecondOrder = "auto",
     eval_every: int = 1,
     watched_loss_fn: LossFn | None = None,
+    check_loss: bool = True,
     check_optimizer: bool = True,
 ) -> Segments:
     """The pieces of one meta-gradient, d AUC / d gamma, as four pure functions.
@@ -140,7 +141,7 @@ def build_segments(
 
     Args:
       loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, second_order,
-        check_optimizer: as in `build_loss_auc`.
+        check_loss, check_optimizer: as in `build_loss_auc`.
       memory: the strategy within a segment.
       eval_every: as in `build_loss_auc`, and must divide m. `losses` are then [m / eval_every], and
         so are the loss cotangents of `backward`, of the losses before each such stretch of steps.
@@ -162,6 +163,7 @@ def build_segments(
         zero_weight,
         second_order,
         eval_every,
+        check_loss,
     )
 
     def training_run(data: Data, params: Params, index: jax.Array | None = None) -> TrainingRun:

@@ -28,17 +28,6 @@ def example_losses(loss_fn: LossFn, params: Params, examples: Examples) -> jax.A
     return losses
 
 
-def example_slopes(
-    loss_fn: LossFn, params: Params, examples: Examples, direction: Params
-) -> jax.Array:
-    """The slopes grad l_n(theta) . u of all examples in a direction u, [B].
-
-    No gradient of a single example is formed. Cost: two forward passes.
-    """
-    _, slopes = jax.jvp(lambda p: example_losses(loss_fn, p, examples), (params,), (direction,))
-    return slopes
-
-
 def mean_loss(loss_fn: LossFn, params: Params, examples: Examples) -> jax.Array:
     """L(theta), the mean loss of the examples (Eq. 2). Cost: one forward pass."""
     losses = example_losses(loss_fn, params, examples)

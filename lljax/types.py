@@ -73,6 +73,9 @@ class LossAucInfo(NamedTuple):
 
     desired_losses: jax.Array  # [T/s+1] L(theta_0), L(theta_s) .. L(theta_T), nats; s = eval_every
     params: Params  # theta_T
+    known_slopes: jax.Array | None = None
+    """[T, B] bool, under `zero_weight="omit"`: which entries of the weights' gradient are slopes.
+    The others are unknown, and 0. None where all are known."""
 
 
 class LossAuc(Protocol):

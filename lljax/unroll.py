@@ -10,7 +10,9 @@ import optax
 from lljax import checks
 from lljax.memory import StoreStates
 from lljax.run_options import Held, RunOptions
-from lljax.types import Batch, LossFn, Params, StepInputs, TrainState
+from lljax.types import Batch, LossFn, Params, PassName, StepInputs, TrainState
+
+PASS: PassName = "reverse_over_reverse"  # what JAX itself would do; nothing here takes it
 
 
 def unroll(
@@ -47,10 +49,10 @@ def unroll(
     """
     checks.check_callable(observe, "observe", "(params, policy row) -> arrays")
     options = RunOptions(
-        loss_fn, optimizer, None, StoreStates(), microbatch_size, "compute", "auto", 1
+        loss_fn, optimizer, None, StoreStates(), microbatch_size, "compute", PASS, 1
     )
     inputs = options.check(policy, params, train, train, constants)
-    functions = options.as_given("reverse_over_reverse")
+    functions = options.as_given(PASS)
     run = options.run(functions, train, train, (constants, Held()))
 
     def step(state: TrainState, inputs: StepInputs):

@@ -122,14 +122,6 @@ def test_16_bit_training_has_a_32_bit_curve():
     assert_close(policy_grad, exact[1][0], 0.1)
 
 
-@pytest.mark.parametrize("argument", [2, 3])
-def test_a_derivative_in_the_data_is_refused_not_zero(argument):
-    problem = make_logistic()
-    loss_auc = lljax.build_loss_auc(logistic_loss, optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"its derivative in `(train|desired)` was asked for"):
-        compiled(jax.grad(loss_auc, argnums=argument, has_aux=True))(*problem)
-
-
 def test_nothing_that_is_not_finite_is_hidden():
     policy, params, train, desired = make_logistic()
     train["z"] = train["z"].at[3, 0].set(jnp.nan)

@@ -1,0 +1,92 @@
+"""Evaluations of a loss on a few examples, to see what shapes do not show."""
+
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from lljax.types import Batch, Params
+
+NOISE = 0.1  # of a parameter's size, where a loss is evaluated a second time
+
+Found = TypeVar("Found")
+
+
+class Findings(Generic[Found]):
+    """What was found of loss functions, for as long as these live, by the forms of their inputs."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[Callable, dict[Hashable, Found | None]]
+        self._known = weakref.WeakKeyDictionary()
+
+    def find(
+        self,
+        loss_fn: Callable,
+        params: Params,
+        batch: Batch,
+        rest: tuple[Any, ...],
+        look: Callable[[Callable, Params, Batch], Found | None],
+    ) -> Found | None:
+        """What `look` finds; None of tracers, and of a loss that cannot be evaluated like that.
+
+        `look` is handed the loss as a function of (params, batch).
+        """
+        if not is_concrete((params, batch, rest)):
+            return None
+        key = form(params), form(batch, from_axis=1), form(rest)
+        try:
+            known = self._known.setdefault(loss_fn, {})
+            if key in known:
+                return known[key]
+        except TypeError:  # a function or structure that cannot be looked up is tried each time
+            known = {}
+        with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
+            try:
+                known[key] = look(lambda *both: loss_fn(*both, *rest), params, batch)
+            except (TypeError, ValueError, IndexError):
+                # It closes over tracers, or takes batches of one size only: nothing to compare.
+                return None
+        return known[key]
+
+
+def spread(num_examples: int, count: int) -> np.ndarray:
+    """`count` places from all over a batch: neighbours may be the same, and show nothing then."""
+    return np.linspace(0, num_examples - 1, count).round().astype(int)
+
+
+def at(batch: Batch, places: np.ndarray) -> Batch:
+    """The examples at these places."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], batch)
+
+
+def with_noise(params: Params, noise: ArrayLike, key: jax.Array | None = None) -> Params:
+    """Every parameter changed by about `noise` times the size of those in its array, or of 1."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0) if key is None else key, len(leaves))
+
+    def add(leaf, key):
+        size = jnp.sqrt(jnp.sum(jnp.square(leaf)) / max(leaf.size, 1))
+        scale = jnp.where(size > 0, size, 1) * jnp.asarray(noise, leaf.dtype)
+        return leaf + scale.astype(leaf.dtype) * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    return jax.tree.unflatten(structure, [add(*pair) for pair in zip(leaves, keys, strict=True)])
+
+
+def form(tree: Any, from_axis: int = 0) -> Hashable:
+    """What is known of a tree without its numbers; its first axes can be left out."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(
+        (jnp.shape(leaf)[from_axis:], str(jnp.result_type(leaf))) for leaf in leaves
+    )
+
+
+def is_concrete(tree: Any) -> bool:
+    """Whether the numbers of all arrays are known here."""
+    return not any(
+        isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True)
+        for leaf in jax.tree.leaves(tree)
+    )
