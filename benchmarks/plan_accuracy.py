@@ -23,7 +23,7 @@ from lljax.engine.memory_plan import plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.plan import describe, plan_run
 from lljax.engine.run import device_name
-from lljax.tasks import Experiment, policy_optimizer
+from lljax.tasks import Experiment, meta_optimizer
 from lljax.tasks.config_file import load_experiment
 from lljax.tasks.problem import build_problem
 
@@ -40,7 +40,7 @@ def measure(experiment: Experiment) -> tuple[float, float, float]:
     problem = build_problem(experiment)
     plan = plan_memory(problem, config.inner)
     meta_gradient = MetaGradient(problem, config.inner, plan)
-    control = lljax.build_step_control(policy_optimizer(config.outer))
+    control = lljax.build_step_control(meta_optimizer(config.outer))
     uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
 
     def outer_step(policy):

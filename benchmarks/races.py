@@ -9,7 +9,7 @@ import lljax
 
 
 class Method(NamedTuple):
-    optimizer: lljax.PolicyOptimizer
+    optimizer: lljax.MetaOptimizer
     grow: float
     active_set: bool = False
 

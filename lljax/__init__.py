@@ -25,6 +25,12 @@ from lljax.memory import (
     StoreStates,
     recompute_within,
 )
+from lljax.meta_optimizer import (
+    MetaOptimizer,
+    exponentiated_gradient,
+    projected_gradient,
+    smoothed,
+)
 from lljax.microbatch import known_slopes
 from lljax.outer_loop import (
     OptimizedPolicy,
@@ -38,12 +44,6 @@ from lljax.policy import (
     entropy,
     project_simplex,
     uniform_policy,
-)
-from lljax.policy_optimizer import (
-    PolicyOptimizer,
-    exponentiated_gradient,
-    projected_gradient,
-    smoothed,
 )
 from lljax.scaling_law import (
     ScalingLaw,
@@ -74,7 +74,7 @@ __all__ = [
     "OptimizedPolicy",
     "OuterLoop",
     "OuterState",
-    "PolicyOptimizer",
+    "MetaOptimizer",
     "RecomputeStates",
     "ScalingLaw",
     "Segments",

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from lljax.policy_optimizer import PolicyOptimizer
+from lljax.meta_optimizer import MetaOptimizer
 from lljax.train_step import apply_optimizer
 from lljax.types import Params, TrainState
 from lljax.update import Record, pull_back_update, zeros_like
@@ -66,11 +66,11 @@ _known_good: weakref.WeakKeyDictionary[Callable, set[Hashable]] = weakref.WeakKe
 def check_is_optimizer(optimizer: optax.GradientTransformation) -> None:
     """ValueError unless `optimizer` is an optax optimiser, or a pair of functions like one."""
     parts = (getattr(optimizer, name, None) for name in ("init", "update"))
-    if all(map(callable, parts)) and not isinstance(optimizer, PolicyOptimizer | type):
+    if all(map(callable, parts)) and not isinstance(optimizer, MetaOptimizer | type):
         return
     cure = ""
-    if isinstance(optimizer, PolicyOptimizer):
-        cure = " A PolicyOptimizer is what `optimize_policy` takes, for the outer steps."
+    if isinstance(optimizer, MetaOptimizer):
+        cure = " A MetaOptimizer is what `optimize_policy` takes, for the outer steps."
     elif callable(optimizer):
         cure = " A schedule belongs inside one: optax.sgd(schedule)."
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Loops around a policy optimiser that are compiled as a whole; `step_control` has their rules."""
+"""Loops around a meta-optimiser that are compiled as a whole; `step_control` has their rules."""
 
 import functools
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lljax import checks
+from lljax.meta_optimizer import MetaOptimizer
 from lljax.policy import check_policy
-from lljax.policy_optimizer import PolicyOptimizer
 from lljax.step_control import OuterState, build_step_control, is_better, try_policy
 from lljax.types import Batch, LossAuc, Params
 
@@ -32,7 +32,7 @@ class OuterLoop(NamedTuple):
 
 def build_outer_loop(
     loss_auc: LossAuc,
-    optimizer: PolicyOptimizer,
+    optimizer: MetaOptimizer,
     *,
     grow: float = 1.2,
     shrink: float = 0.5,
@@ -127,7 +127,7 @@ def optimize_policy(
     train: Batch,
     desired: Batch,
     *,
-    optimizer: PolicyOptimizer,
+    optimizer: MetaOptimizer,
     num_steps: int,
     grow: float = 1.2,
     shrink: float = 0.5,
@@ -165,7 +165,7 @@ def optimize_policy(
       the policy then.
 
     Raises:
-      ValueError: a shape or dtype does not fit, `optimizer` is no policy optimiser, or (outside
+      ValueError: a shape or dtype does not fit, `optimizer` is no meta-optimiser, or (outside
         jit) a row of `policy` is not on the simplex, or its AUC or meta-gradient is not finite.
         Under jit `finite` says the last.
     """

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lljax.checks import check_number
-from lljax.policy_optimizer import PolicyOptimizer, check_policy_optimizer
+from lljax.meta_optimizer import MetaOptimizer, check_meta_optimizer
 
 RESTART_AFTER = 3  # rejections in a row
 
@@ -93,7 +93,7 @@ class StepControl(NamedTuple):
 
 
 def build_step_control(
-    optimizer: PolicyOptimizer, *, grow: float = 1.2, shrink: float = 0.5
+    optimizer: MetaOptimizer, *, grow: float = 1.2, shrink: float = 0.5
 ) -> StepControl:
     """The rules of `build_outer_loop` as pure functions that evaluate nothing themselves.
 
@@ -106,7 +106,7 @@ def build_step_control(
       StepControl; every function costs O(T N). `take` rejects a trial whose AUC is not better or
       whose gradient is not finite after all.
     """
-    check_policy_optimizer(optimizer)
+    check_meta_optimizer(optimizer)
     check_number("grow", grow, "finite and >= 1", lambda x: 1 <= x < math.inf)
     check_number("shrink", shrink, "a number in (0, 1)", lambda x: 0 < x < 1)
 

@@ -25,7 +25,7 @@ from tensorboardX.proto import event_pb2
 
 import lljax
 from lljax.engine import trackers
-from lljax.tasks import Experiment, perceptron, policy_optimizer
+from lljax.tasks import Experiment, meta_optimizer, perceptron
 from lljax.tasks.perceptron import PerceptronConfig
 from lljax.tasks.problem import build_problem
 
@@ -147,7 +147,7 @@ def test_a_run_takes_the_steps_of_optimize_policy(tmp_path):
             problem.params,
             problem.train,
             problem.objective,
-            optimizer=policy_optimizer(config.outer),
+            optimizer=meta_optimizer(config.outer),
             num_steps=8,
             active_loss_auc=build(zero_weight="omit"),
             check_every=3,

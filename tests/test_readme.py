@@ -39,7 +39,7 @@ def blocks_of(heading):
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 
-@pytest.mark.parametrize("heading", ["A policy family", "A policy optimiser", "A memory strategy"])
+@pytest.mark.parametrize("heading", ["A policy family", "A meta-optimiser", "A memory strategy"])
 def test_a_worked_example_runs(heading):
     (code,) = blocks_of(heading)
     with settings_of_a_user():

@@ -243,7 +243,7 @@ def test_a_check_that_is_taken_back_has_looked_at_all_examples():
     whole = build(zero_weight="slope_only")
     loop = lljax.build_outer_loop(
         whole,
-        lljax.PolicyOptimizer(lambda policy: jnp.zeros((), jnp.int32), update),
+        lljax.MetaOptimizer(lambda policy: jnp.zeros((), jnp.int32), update),
         active_loss_auc=build(zero_weight="omit"),
         check_every=2,
     )

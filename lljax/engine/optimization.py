@@ -23,7 +23,7 @@ from lljax.engine.trackers import Trackers
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed
 from lljax.step_control import OuterState, StepControl
-from lljax.tasks.config import ExperimentConfig, policy_optimizer
+from lljax.tasks.config import ExperimentConfig, meta_optimizer
 from lljax.tasks.problem import PolicyProblem
 
 
@@ -69,7 +69,7 @@ class Optimization:
             problem, inner, plan, active_set=outer.check_every is not None
         )
         control = lljax.build_step_control(
-            policy_optimizer(outer), grow=outer.grow, shrink=outer.shrink
+            meta_optimizer(outer), grow=outer.grow, shrink=outer.shrink
         )
         self._control = StepControl(*(jax.jit(function) for function in control))
         every = outer.checkpoint_seconds

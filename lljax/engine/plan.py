@@ -18,7 +18,7 @@ from lljax.engine.analysis import law_steps, snapshot_steps
 from lljax.engine.memory_plan import MODES, MemoryPlan, num_bytes, plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.probe import measure_step, num_sweeps, step_flops
-from lljax.tasks.config import ExperimentConfig, policy_optimizer
+from lljax.tasks.config import ExperimentConfig, meta_optimizer
 from lljax.tasks.problem import Experiment, build_problem
 
 
@@ -137,7 +137,7 @@ def _memory(program: jax.stages.Compiled) -> _Memory:
 
 def _update_bytes(config: ExperimentConfig, policy: jax.ShapeDtypeStruct) -> int:
     """Device memory of `take`, the largest of the outer loop's own programs."""
-    control = lljax.build_step_control(policy_optimizer(config.outer))
+    control = lljax.build_step_control(meta_optimizer(config.outer))
     objective = jax.ShapeDtypeStruct((), np.float32)
     state = jax.eval_shape(control.begin, policy, objective, policy)
     needed = _memory(jax.jit(control.take).lower(state, objective, policy).compile())

@@ -10,7 +10,7 @@ from lljax.tasks.config import (
     InnerConfig,
     OuterConfig,
     inner_optimizer,
-    policy_optimizer,
+    meta_optimizer,
 )
 from lljax.tasks.problem import Experiment, Problem, Task
 
@@ -22,5 +22,5 @@ __all__ = [
     "Problem",
     "Task",
     "inner_optimizer",
-    "policy_optimizer",
+    "meta_optimizer",
 ]

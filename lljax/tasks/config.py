@@ -178,7 +178,7 @@ def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
     return optimizer
 
 
-def policy_optimizer(config: OuterConfig) -> lljax.PolicyOptimizer:
+def meta_optimizer(config: OuterConfig) -> lljax.MetaOptimizer:
     """The method that improves the policy."""
     match config.method:
         case "projected_gradient":

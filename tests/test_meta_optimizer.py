@@ -6,7 +6,7 @@ import pytest
 from problems import compiled, logistic_loss, make_logistic, normal
 
 import lljax
-from lljax.tasks import OuterConfig, policy_optimizer
+from lljax.tasks import OuterConfig, meta_optimizer
 
 METHODS = {
     "projected_gradient": lljax.projected_gradient(0.5),
@@ -96,7 +96,7 @@ def test_a_runs_settings_smooth():
     config = OuterConfig(learning_rate=0.2, momentum=0.5, smoothing=3)
     method = lljax.smoothed(lljax.exponentiated_gradient(0.2, momentum=0.5), passes=3)
     (expected, _), (found, _) = (
-        one.update(gradient, one.init(policy), policy) for one in (method, policy_optimizer(config))
+        one.update(gradient, one.init(policy), policy) for one in (method, meta_optimizer(config))
     )
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -212,13 +212,13 @@ def test_bad_arguments_are_named():
         lljax.optimize_policy(loss_auc, 2 * policy, *rest, optimizer=optimizer, num_steps=1)
     with pytest.raises(ValueError, match="may be transposed"):
         lljax.optimize_policy(loss_auc, policy.T, *rest, optimizer=optimizer, num_steps=1)
-    with pytest.raises(ValueError, match="must be a PolicyOptimizer"):
+    with pytest.raises(ValueError, match="must be a MetaOptimizer"):
         lljax.optimize_policy(loss_auc, policy, *rest, optimizer=optax.sgd(0.1), num_steps=1)
     with pytest.raises(ValueError, match="`momentum`"):
         lljax.exponentiated_gradient(0.1, momentum=1.0)
     with pytest.raises(ValueError, match="`passes` must be an int, at least 1"):
         lljax.smoothed(optimizer, 0)
-    with pytest.raises(ValueError, match="must be a PolicyOptimizer, such as"):
+    with pytest.raises(ValueError, match="must be a MetaOptimizer, such as"):
         lljax.smoothed(optax.sgd(0.1), 1)
     with pytest.raises(ValueError, match="`shrink`"):
         lljax.build_outer_loop(loss_auc, optimizer, shrink=2.0)

@@ -20,7 +20,7 @@ from lljax.policy import project_simplex
 LARGEST_STEP = 10.0  # of an example that waits for its weight, in units of the rate
 
 
-class PolicyUpdate(Protocol):
+class MetaUpdate(Protocol):
     """The `update` of a method."""
 
     def __call__(
@@ -34,7 +34,7 @@ class PolicyUpdate(Protocol):
         ...
 
 
-class PolicyOptimizer(NamedTuple):
+class MetaOptimizer(NamedTuple):
     """A method: `init(policy) -> state` and `update` as in the module's docstring.
 
     A step-size control sets the last argument of `update`, by which the learning rate is
@@ -43,11 +43,11 @@ class PolicyOptimizer(NamedTuple):
     """
 
     init: Callable[[jax.Array], Any]
-    update: PolicyUpdate
+    update: MetaUpdate
     restart: Callable[[Any], Any] = lambda state: state
 
 
-def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> PolicyOptimizer:
+def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> MetaOptimizer:
     """Projected gradient descent, the paper's method.
 
       gamma_t <- Proj_simplex[gamma_t - epsilon dAUC/dgamma_t]   (Eq. 6)
@@ -72,12 +72,12 @@ def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> PolicyOptimizer
         moved = (policy - step_size * policy_grad).astype(policy.dtype)
         return project_simplex(moved), count + 1
 
-    return PolicyOptimizer(lambda policy: jnp.zeros((), jnp.int32), update)
+    return MetaOptimizer(lambda policy: jnp.zeros((), jnp.int32), update)
 
 
 def exponentiated_gradient(
     learning_rate: optax.ScalarOrSchedule, momentum: float = 0.0, cutoff: float = 0.0
-) -> PolicyOptimizer:
+) -> MetaOptimizer:
     """Mirror descent on the simplex with the entropy as its mirror, normalised row by row.
 
       d_t = (g_t - <gamma_t, g_t>) / s_t,  g = dAUC/dgamma, s_t the spread of the row
@@ -150,10 +150,10 @@ def exponentiated_gradient(
         count, trace = state
         return count, jnp.zeros_like(trace) if momentum else None
 
-    return PolicyOptimizer(init, update, restart)
+    return MetaOptimizer(init, update, restart)
 
 
-def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
+def smoothed(optimizer: MetaOptimizer, passes: int) -> MetaOptimizer:
     """The same method on a meta-gradient that is averaged over neighbouring inner steps.
 
       g_t <- (g_{t-1} + 2 g_t + g_{t+1}) / 4, `passes` times, with g_{-1} = g_0, g_T = g_{T-1}
@@ -181,7 +181,7 @@ def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
       passes: how often, at least 1. 8 was best where it was tried (benchmarks/LOG.md). Cost:
         O(T N) each.
     """
-    check_policy_optimizer(optimizer)
+    check_meta_optimizer(optimizer)
     checks.check_count("passes", passes, cure=" (for none, leave `smoothed` out)")
 
     def average(_, grad):
@@ -197,11 +197,11 @@ def smoothed(optimizer: PolicyOptimizer, passes: int) -> PolicyOptimizer:
     return optimizer._replace(update=update)
 
 
-def check_policy_optimizer(optimizer: Any) -> None:
-    """Raise ValueError unless it is a PolicyOptimizer."""
-    if not isinstance(optimizer, PolicyOptimizer):
+def check_meta_optimizer(optimizer: Any) -> None:
+    """Raise ValueError unless it is a MetaOptimizer."""
+    if not isinstance(optimizer, MetaOptimizer):
         raise ValueError(
-            f"`optimizer` must be a PolicyOptimizer, such as exponentiated_gradient(0.1) or "
+            f"`optimizer` must be a MetaOptimizer, such as exponentiated_gradient(0.1) or "
             f"projected_gradient(0.01); got {type(optimizer).__name__}. An optax optimiser is what "
             f"build_loss_auc takes, for the inner training."
         )
