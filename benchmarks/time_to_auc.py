@@ -133,12 +133,12 @@ class Track:
 
             def gradient():
                 meta_gradient.run_backward(policy, sweep, lambda _: None, complete)
-                return sweep.policy_grad
+                return sweep.policy_grad, meta_gradient.known_slopes(policy, complete)
 
             return sweep.objective, gradient
 
         objective, gradient = evaluate(self.start)
-        state = control.begin(self.start, objective, gradient())
+        state = control.begin(self.start, objective, *gradient())
         for step in tqdm(range(1, race.steps + 1), desc="outer steps", leave=False):
             complete = not method.active_set or step % CHECK_EVERY == 0
             state = lljax.try_policy(

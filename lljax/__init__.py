@@ -26,8 +26,8 @@ from lljax.memory import (
     recompute_within,
 )
 from lljax.meta_optimizer import (
-    MetaOptimizer,
     exponentiated_gradient,
+    from_optax,
     projected_gradient,
     smoothed,
 )
@@ -38,13 +38,7 @@ from lljax.outer_loop import (
     build_outer_loop,
     optimize_policy,
 )
-from lljax.policy import (
-    check_policy,
-    effective_sample_size,
-    entropy,
-    project_simplex,
-    uniform_policy,
-)
+from lljax.policy import uniform_policy
 from lljax.scaling_law import (
     ScalingLaw,
     fit_scaling_law,
@@ -52,6 +46,7 @@ from lljax.scaling_law import (
     scaling_law_improvement,
 )
 from lljax.segments import ForwardSegment, Segments, build_segments
+from lljax.simplex import check_policy, effective_sample_size, entropy, project_simplex
 from lljax.step_control import (
     OuterState,
     StepControl,
@@ -59,7 +54,7 @@ from lljax.step_control import (
     choose_on_host,
     try_policy,
 )
-from lljax.types import LossAuc, LossAucInfo, LossFn, StepInputs
+from lljax.types import LossAuc, LossAucInfo, LossFn, MetaOptimizer, StepInputs
 from lljax.unroll import unroll
 
 __version__ = "0.1.0"
@@ -97,6 +92,7 @@ __all__ = [
     "exponentiated_gradient",
     "fit_scaling_law",
     "fit_scaling_laws",
+    "from_optax",
     "known_slopes",
     "learned_weight_counts",
     "optimality_gap",

@@ -24,7 +24,7 @@ def write_hyperparams(opt_state: Any, hyperparams: Hyperparams | None) -> Any:
         return opt_state
 
     def write(node):
-        if not _is_injected(node):
+        if not is_injected(node):
             return node
         values = {
             name: jnp.asarray(hyperparams.get(name, old), jnp.result_type(old))
@@ -33,7 +33,7 @@ def write_hyperparams(opt_state: Any, hyperparams: Hyperparams | None) -> Any:
         inner = write_hyperparams(node.inner_state, hyperparams)
         return node._replace(hyperparams=values, inner_state=inner)
 
-    return jax.tree.map(write, opt_state, is_leaf=_is_injected)
+    return jax.tree.map(write, opt_state, is_leaf=is_injected)
 
 
 def check_hyperparams(
@@ -86,7 +86,7 @@ def _unknown(name: str, known: list[str]) -> str:
     )
 
 
-def _is_injected(node: Any) -> bool:
+def is_injected(node: Any) -> bool:
     """Whether it is the state of an optax.inject_hyperparams."""
     names = getattr(node, "_fields", ())
     return "hyperparams" in names and "inner_state" in names
@@ -94,8 +94,8 @@ def _is_injected(node: Any) -> bool:
 
 def _injected(opt_state: Any) -> Iterator[Any]:
     """All states of an inject_hyperparams, those inside others too."""
-    for node in jax.tree.leaves(opt_state, is_leaf=_is_injected):
-        if _is_injected(node):
+    for node in jax.tree.leaves(opt_state, is_leaf=is_injected):
+        if is_injected(node):
             yield node
             yield from _injected(node.inner_state)
 

@@ -18,6 +18,7 @@ from lljax import checks
 from lljax.loss_check import check_losses
 from lljax.microbatch import split_microbatches
 from lljax.passes import choose_pass, pull_back_slopes
+from lljax.slopes import check_mask
 from lljax.train_step import weighted_gradient
 from lljax.types import Batch, LossFn, Params
 
@@ -131,13 +132,19 @@ def contribution_similarity(
     return jnp.where(count < 2, jnp.nan, mean / deviation)
 
 
-def optimality_gap(policy: jax.Array, policy_grad: jax.Array) -> jax.Array:
+def optimality_gap(
+    policy: jax.Array, policy_grad: jax.Array, known: jax.Array | None = None
+) -> jax.Array:
     """The Frank-Wolfe gap of every policy row: the discrete, exact form of the Learning Law.
 
       gap_t = sum_n gamma_{t,n} g_{t,n} - min_n g_{t,n},  g = d AUC / d gamma
 
     It is zero exactly where the policy is stationary, that is where every example with weight has
     the same, smallest derivative. The sum over t bounds, to first order, what is left to gain.
+
+    The same holds for what weights are linear in. For one simplex w [N] that serves all steps
+    (`static_weights`), g_n is the sum over the steps of the slopes of example n, and at the optimum
+    these sums are equal for all examples with weight; for groups, their means over a group.
 
     >>> import jax.numpy as jnp
     >>> from lljax.learning_law import optimality_gap
@@ -147,27 +154,34 @@ def optimality_gap(policy: jax.Array, policy_grad: jax.Array) -> jax.Array:
     [0.0, 1.5]
 
     Args:
-      policy: gamma [T, N], rows on the simplex.
-      policy_grad: [T, N], the gradient of the AUC (or any other objective), nats.
+      policy: gamma [T, N], or one simplex [N], or more axes of rows [..., N].
+      policy_grad: of the same shape, the gradient of the AUC (or any other objective), nats.
+      known: bool, of the same shape: which entries of the gradient are slopes, as from
+        `zero_weight="omit"`; None where all are.
 
     Returns:
-      [T], in the unit of `policy_grad`, never negative for rows >= 0. Cost: O(T N).
+      [T], or [...] for [..., N], in the unit of `policy_grad`, never negative for rows >= 0. NaN
+      for a row with a slope that is unknown: it might be the smallest. Cost: O(T N).
 
     Raises:
-      ValueError: the arguments are not floating or do not share a shape [T, N].
+      ValueError: the arguments are not floating or do not share a shape.
 
     Reference: arXiv:2402.17759, section 3.2; M. Jaggi, ICML 2013 (the gap).
     """
     policy = checks.floating(policy, "policy")
     policy_grad = checks.floating(policy_grad, "policy_grad")
-    if policy.ndim != 2 or policy.shape != policy_grad.shape or policy.size == 0:
+    if policy.ndim == 0 or policy.shape != policy_grad.shape or policy.size == 0:
         raise ValueError(
-            f"`policy` and `policy_grad` must share a shape (T, N); got {policy.shape} and "
-            f"{policy_grad.shape}."
+            f"`policy` and `policy_grad` must share a shape (..., N), such as (T, N); got "
+            f"{policy.shape} and {policy_grad.shape}."
         )
     # Subtracting the minimum first keeps the gap >= 0 where the row sums to 1 only to rounding.
-    excess = policy_grad - jnp.min(policy_grad, axis=1, keepdims=True)
-    return jnp.sum(policy * excess, axis=1)
+    excess = policy_grad - jnp.min(policy_grad, axis=-1, keepdims=True)
+    gap = jnp.sum(policy * excess, axis=-1)
+    if known is None:
+        return gap
+    check_mask(known, policy)
+    return jnp.where(jnp.all(known, axis=-1), gap, jnp.nan)
 
 
 def zero_weight_share(

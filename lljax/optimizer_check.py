@@ -17,9 +17,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from lljax.meta_optimizer import MetaOptimizer
 from lljax.train_step import apply_optimizer
-from lljax.types import Params, TrainState
+from lljax.types import MetaOptimizer, Params, TrainState
 from lljax.update import Record, pull_back_update, zeros_like
 
 NUM_UPDATES = 3

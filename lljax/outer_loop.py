@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from lljax import checks
-from lljax.meta_optimizer import MetaOptimizer
-from lljax.policy import check_policy
+from lljax.simplex import check_simplices
+from lljax.slopes import all_known, is_complete, is_finite, mask_of
 from lljax.step_control import OuterState, build_step_control, is_better, try_policy
-from lljax.types import Batch, LossAuc, Params
+from lljax.types import Batch, MetaOptimizer, Objective, Params
 
 
 class LoopFn(Protocol):
     def __call__(
         self, policy_or_state: Any, params: Params, train: Batch, desired: Batch
     ) -> OuterState:
-        """(gamma [T, N], or the state before; theta_0; N examples; K examples) -> state."""
+        """(gamma or psi, or the state before; theta_0; N examples; K examples) -> state."""
         ...
 
 
@@ -31,12 +31,12 @@ class OuterLoop(NamedTuple):
 
 
 def build_outer_loop(
-    loss_auc: LossAuc,
+    loss_auc: Objective,
     optimizer: MetaOptimizer,
     *,
     grow: float = 1.2,
     shrink: float = 0.5,
-    active_loss_auc: LossAuc | None = None,
+    active_loss_auc: Objective | None = None,
     check_every: int = 5,
 ) -> OuterLoop:
     """One outer step with step-size control, as pure functions.
@@ -46,7 +46,9 @@ def build_outer_loop(
     three rejections in a row the method forgets its momentum.
 
     Args:
-      loss_auc: from `build_loss_auc`, or any function of the same form.
+      loss_auc: from `build_loss_auc`, or any function of the same form, in whose first argument it
+        is differentiated: a policy [T, N], or a pytree psi of floating arrays that it makes weights
+        of. Where it leaves slopes out, `info.known_slopes` has the form of that argument.
       optimizer: the method.
       grow: >= 1.
       shrink: in (0, 1).
@@ -62,8 +64,8 @@ def build_outer_loop(
       `step(state, params, train, desired) -> OuterState`. Cost: a meta-gradient each; a rejected
       step costs only the forward sweep of one (not under vmap, where `lax.cond` runs both sides).
       With an active set, one meta-gradient more for a check that is taken back (under vmap for
-      every check); where `complete` is False, `policy_grad` is filled for the examples that were
-      left out, as "omit" says.
+      every check); the state's `known` then says which entries of `policy_grad` are slopes, and
+      without one it is None.
     """
     checks.check_count("check_every", check_every)
     form = "(policy, params, train, desired) -> (AUC, info)"
@@ -73,21 +75,25 @@ def build_outer_loop(
     control = build_step_control(optimizer, grow=grow, shrink=shrink)
 
     def init(policy, params, train, desired):
-        (auc, _), policy_grad = jax.value_and_grad(loss_auc, has_aux=True)(
+        (auc, info), policy_grad = jax.value_and_grad(loss_auc, has_aux=True)(
             policy, params, train, desired
         )
-        return control.begin(policy, auc, policy_grad)
+        known = mask_of(info, policy)
+        if known is None and active_loss_auc is not None:
+            known = all_known(policy)
+        return control.begin(policy, auc, policy_grad, known)
 
     def attempt(objective_fn, complete, state, *data):
         def evaluate(policy):
-            objective, pull_back, _ = jax.vjp(
+            objective, pull_back, info = jax.vjp(
                 lambda policy: objective_fn(policy, *data), policy, has_aux=True
             )
-            return objective, lambda: pull_back(jnp.ones_like(objective))[0]
+            known = mask_of(info, policy)
+            return objective, lambda: (pull_back(jnp.ones_like(objective))[0], known)
 
         def look_at_all(policy):
-            policy_grad, _ = jax.grad(loss_auc, has_aux=True)(policy, *data)
-            return policy_grad
+            policy_grad, info = jax.grad(loss_auc, has_aux=True)(policy, *data)
+            return policy_grad, mask_of(info, policy)
 
         look = None if active_loss_auc is None else look_at_all
         return try_policy(control, state, evaluate, look, complete=complete)
@@ -111,18 +117,23 @@ def build_outer_loop(
 class OptimizedPolicy(NamedTuple):
     """What `optimize_policy` returns."""
 
-    policy: jax.Array  # [T, N]
+    policy: Any  # like the one that it began from
     auc: jax.Array  # [] its AUC
-    policy_grad: jax.Array  # [T, N]
+    policy_grad: Any  # like the policy; 0 where it is not known
     auc_history: jax.Array  # [num_steps + 1] AUC of the best policy so far; first: the start
     accepted: jax.Array  # [num_steps] bool
-    complete: jax.Array  # [] bool; False: policy_grad leaves out examples that have no weight
     finite: jax.Array  # [num_steps + 1] bool: AUC and meta-gradient of the start and of each trial
+    known: Any = None  # bools like the policy: of which entries the slope is known; None: of all
+
+    @property
+    def complete(self) -> jax.Array:
+        """[] bool, whether all slopes are known."""
+        return is_complete(self.known)
 
 
 def optimize_policy(
-    loss_auc: LossAuc,
-    policy: jax.Array,
+    loss_auc: Objective,
+    policy: Any,
     params: Params,
     train: Batch,
     desired: Batch,
@@ -131,7 +142,7 @@ def optimize_policy(
     num_steps: int,
     grow: float = 1.2,
     shrink: float = 0.5,
-    active_loss_auc: LossAuc | None = None,
+    active_loss_auc: Objective | None = None,
     check_every: int = 5,
 ) -> OptimizedPolicy:
     """Improves a policy by `num_steps` meta-gradients; it never ends worse than it began.
@@ -145,8 +156,11 @@ def optimize_policy(
     For a loop with checkpoints or logs use `build_outer_loop`.
 
     Args:
-      loss_auc: from `build_loss_auc`.
-      policy: gamma to start from, [T, N], rows on the simplex.
+      loss_auc: from `build_loss_auc`, or any function of the same form, in whose first argument it
+        is differentiated, as in `build_outer_loop`: of a family of weights (`static_weights` and
+        others), of hyperparameters.
+      policy: to start from: gamma [T, N], or a pytree psi of floating arrays. Methods on simplices
+        need rows that are distributions.
       params: theta_0.
       train: N examples.
       desired: K examples.
@@ -161,18 +175,14 @@ def optimize_policy(
     Returns:
       OptimizedPolicy. Cost: num_steps + 1 meta-gradients at most, and with an active set one more
       for each check that is taken back. With an active set `policy_grad` may leave out examples
-      without weight, as `complete` says; for `optimality_gap` take the gradient of `loss_auc` at
-      the policy then.
+      without weight, as `known` says: `optimality_gap(policy, policy_grad, known)`.
 
     Raises:
       ValueError: a shape or dtype does not fit, `optimizer` is no meta-optimiser, or (outside
-        jit) a row of `policy` is not on the simplex, or its AUC or meta-gradient is not finite.
-        Under jit `finite` says the last.
+        jit) a row of `policy` is not on the simplex where the method needs it there, or its AUC or
+        meta-gradient is not finite. Under jit `finite` says the last.
     """
     checks.check_count("num_steps", num_steps)
-    checks.check_policy_shape(policy, train)
-    if not isinstance(policy, jax.core.Tracer):
-        check_policy(policy)
     loop = build_outer_loop(
         loss_auc,
         optimizer,
@@ -181,6 +191,10 @@ def optimize_policy(
         active_loss_auc=active_loss_auc,
         check_every=check_every,
     )
+    if not is_traced(policy):
+        # What does not fit the data is refused in better words than by its values.
+        jax.eval_shape(loss_auc, policy, params, train, desired)
+    check_start(policy, optimizer)
 
     def body(before, _):
         state = loop.step(before, params, train, desired)
@@ -192,7 +206,7 @@ def optimize_policy(
         return state, (state.objective, state.accepted, finite)
 
     start = loop.init(policy, params, train, desired)
-    start_finite = jnp.isfinite(start.objective) & jnp.isfinite(start.policy_grad).all()
+    start_finite = jnp.isfinite(start.objective) & is_finite(start.policy_grad)
     if not isinstance(start_finite, jax.core.Tracer) and not start_finite:
         _refuse_start(start, lambda: loss_auc(policy, params, train, desired)[1])
     end, (aucs, accepted, finite) = jax.lax.scan(body, start, length=num_steps)
@@ -202,27 +216,51 @@ def optimize_policy(
         policy_grad=end.policy_grad,
         auc_history=jnp.concatenate([start.objective[None], aucs]),
         accepted=accepted,
-        complete=end.complete,
         finite=jnp.concatenate([start_finite[None], finite]),
+        known=end.known,
     )
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether there is a tracer among the arrays."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def check_start(policy: Any, optimizer: MetaOptimizer) -> None:
+    """ValueError unless a policy or psi is something that the method can begin from."""
+    if not jax.tree.leaves(policy):
+        raise ValueError("`policy` holds no arrays: there is nothing to optimise.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(policy):
+        checks.floating(leaf, f"policy{jax.tree_util.keystr(path)}")
+    if optimizer.on_simplices:
+        check_simplices(policy)
 
 
 def _refuse_start(start: OuterState, find_info: Callable[[], Any]) -> NoReturn:
     """Says what is not finite of a policy from which nothing can be improved."""
     if jnp.isfinite(start.objective):
-        bad = ~np.isfinite(start.policy_grad)
-        row, example = (int(place[0]) for place in np.nonzero(bad))
+        leaves = jax.tree_util.tree_leaves_with_path(start.policy_grad)
+        path, leaf = next(pair for pair in leaves if not np.isfinite(pair[1]).all())
+        bad = ~np.isfinite(leaf)
+        first = tuple(int(place[0]) for place in np.nonzero(bad))
+        name = f"policy{jax.tree_util.keystr(path)}"
+        if bad.ndim == 2:
+            where = (
+                f"{bad.any(axis=1).sum()} of {len(bad)} rows, first at step {first[0]}, example "
+            )
+            where += str(first[1])
+        else:
+            where = f"{bad.sum()} of {bad.size} entries, first at {first}"
         what = (
-            f"the meta-gradient of `policy` is not finite in {bad.any(axis=1).sum()} of "
-            f"{len(bad)} rows, first at step {row}, example {example}, though its AUC is "
+            f"the meta-gradient of `{name}` is not finite in {where}, though its AUC is "
             f"{float(start.objective):.6g}"
         )
     else:
         what = f"the AUC of `policy` is {float(start.objective)}"
         losses = getattr(find_info(), "desired_losses", None)
         if losses is not None and not jnp.isfinite(losses).all():
-            first = np.argmin(np.isfinite(losses))
-            what += f": the desired loss is not finite from t = {first} on"
+            first_loss = np.argmin(np.isfinite(losses))
+            what += f": the desired loss is not finite from t = {first_loss} on"
     raise ValueError(
         f"there is nothing to improve: {what}. Look for NaN or infinite numbers in `params`, "
         f"`train` and `desired`, or lower the learning rate of the inner optimiser."

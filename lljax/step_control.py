@@ -13,33 +13,43 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lljax.checks import check_number
-from lljax.meta_optimizer import MetaOptimizer, check_meta_optimizer
+from lljax.meta_optimizer import check_meta_optimizer
+from lljax.slopes import all_known, is_complete, is_finite
+from lljax.types import MetaOptimizer
 
 RESTART_AFTER = 3  # rejections in a row
 
 
 class OuterState(NamedTuple):
-    """Where an optimisation of a policy stands after an outer step; all arrays."""
+    """Where an optimisation of a policy stands after an outer step; all arrays.
 
-    policy: jax.Array  # [T, N] gamma, the best so far
+    The policy is gamma [T, N], or any pytree psi that weights are made of.
+    """
+
+    policy: Any  # the best so far
     objective: jax.Array  # [] its AUC, of whatever loss the run is judged by
-    policy_grad: jax.Array  # [T, N] its meta-gradient
+    policy_grad: Any  # like the policy, its meta-gradient; 0 where it is not known
     optimizer_state: Any
     scale: jax.Array  # [] factor on the learning rate
     trials: jax.Array  # [] int, outer steps so far
     rejections: jax.Array  # [] int, trials taken back since the last one that was not
     trial_objective: jax.Array  # [] of the last trial, possibly not finite
-    complete: jax.Array  # [] bool, whether policy_grad holds the examples without weight too
+    known: Any = None  # bools like the policy: of which entries the slope is known; None: of all
 
     @property
     def accepted(self) -> jax.Array:
         """[] bool, whether the last trial was taken."""
         return self.rejections == 0
 
+    @property
+    def complete(self) -> jax.Array:
+        """[] bool, whether all slopes are known."""
+        return is_complete(self.known)
+
 
 class Begin(Protocol):
     def __call__(
-        self, policy: ArrayLike, objective: ArrayLike, policy_grad: ArrayLike
+        self, policy: Any, objective: ArrayLike, policy_grad: Any, known: Any = None
     ) -> OuterState:
         """The state before the first outer step."""
         ...
@@ -47,16 +57,11 @@ class Begin(Protocol):
 
 class Take(Protocol):
     def __call__(
-        self,
-        state: OuterState,
-        objective: ArrayLike,
-        policy_grad: ArrayLike,
-        complete: ArrayLike = True,
+        self, state: OuterState, objective: ArrayLike, policy_grad: Any, known: Any = None
     ) -> OuterState:
-        """Moves to the trial, given its objective [] and gradient [T, N].
+        """Moves to the trial, given its objective [], its gradient and what is known of that.
 
-        It is taken back if it is not better or its gradient not finite. `complete` is False where
-        the gradient leaves out the examples without weight.
+        It is taken back if it is not better or its gradient not finite.
         """
         ...
 
@@ -68,8 +73,8 @@ class Reject(Protocol):
 
 
 class Refresh(Protocol):
-    def __call__(self, state: OuterState, policy_grad: ArrayLike) -> OuterState:
-        """Gives `state.policy` a gradient [T, N] that holds all examples."""
+    def __call__(self, state: OuterState, policy_grad: Any, known: Any = None) -> OuterState:
+        """Gives `state.policy` another gradient of which more is known, if that is finite."""
         ...
 
 
@@ -82,11 +87,13 @@ class StepControl(NamedTuple):
     state = control.reject(state, trial_objective)              # else this
     state = control.refresh(state, policy_grad)                 # if the gradient is not complete
 
+    Where a gradient leaves slopes out, its mask is the last argument; a state whose gradients may
+    do so begins with one: `control.begin(policy, objective, policy_grad, known)`.
     `try_policy` puts the parts together.
     """
 
     begin: Begin
-    propose: Callable[[OuterState], jax.Array]
+    propose: Callable[[OuterState], Any]
     take: Take
     reject: Reject
     refresh: Refresh
@@ -103,32 +110,35 @@ def build_step_control(
       shrink: factor on it after one that was not, in (0, 1).
 
     Returns:
-      StepControl; every function costs O(T N). `take` rejects a trial whose AUC is not better or
-      whose gradient is not finite after all.
+      StepControl; every function costs O(T N), that is of the size of the policy. `take` rejects a
+      trial whose AUC is not better or whose gradient is not finite after all.
     """
     check_meta_optimizer(optimizer)
     check_number("grow", grow, "finite and >= 1", lambda x: 1 <= x < math.inf)
     check_number("shrink", shrink, "a number in (0, 1)", lambda x: 0 < x < 1)
 
-    def begin(policy, objective, policy_grad):
+    def begin(policy, objective, policy_grad, known=None):
         zero = jnp.zeros((), jnp.int32)
         return OuterState(
             policy=policy,
             objective=objective,
             policy_grad=policy_grad,
             optimizer_state=optimizer.init(policy),
-            scale=jnp.ones((), policy.dtype),
+            scale=jnp.ones((), jnp.result_type(*jax.tree.leaves(policy))),
             trials=zero,
             rejections=zero,
             trial_objective=objective,
-            complete=jnp.array(True),
+            known=known,
         )
 
     def update(state):
-        return optimizer.update(state.policy_grad, state.optimizer_state, state.policy, state.scale)
+        return optimizer.update(
+            state.policy_grad, state.optimizer_state, state.policy, state.scale, state.known
+        )
 
-    def take(state, objective, policy_grad, complete=True):
+    def take(state, objective, policy_grad, known=None):
         trial, optimizer_state = update(state)
+        state, known = _of_one_form(state, known)
         taken = OuterState(
             policy=trial,
             objective=objective,
@@ -138,9 +148,9 @@ def build_step_control(
             trials=state.trials + 1,
             rejections=jnp.zeros_like(state.rejections),
             trial_objective=objective,
-            complete=complete,
+            known=known,
         )
-        good = is_better(state, objective) & jnp.isfinite(policy_grad).all()
+        good = is_better(state, objective) & is_finite(policy_grad)
         rejected = reject(state, objective)
         return jax.tree.map(lambda new, old: jnp.where(good, new, old), taken, rejected)
 
@@ -148,7 +158,7 @@ def build_step_control(
         rejections = state.rejections + 1
         # Not at the first one: momentum that overshoots is worth more than none.
         stuck = rejections % RESTART_AFTER == 0
-        fresh = optimizer.restart(state.optimizer_state)
+        fresh = optimizer.restart(state.optimizer_state, state.policy)
         optimizer_state = jax.tree.map(
             lambda new, old: jnp.where(stuck, new, old), fresh, state.optimizer_state
         )
@@ -160,14 +170,24 @@ def build_step_control(
             trial_objective=objective,
         )
 
-    def refresh(state, policy_grad):
-        finite = jnp.isfinite(policy_grad).all()
-        return state._replace(
-            policy_grad=jnp.where(finite, policy_grad, state.policy_grad),
-            complete=state.complete | finite,
-        )
+    def refresh(state, policy_grad, known=None):
+        state, known = _of_one_form(state, known)
+        finite = is_finite(policy_grad)
+        new = policy_grad, known
+        old = state.policy_grad, state.known
+        policy_grad, known = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+        return state._replace(policy_grad=policy_grad, known=known)
 
     return StepControl(begin, lambda state: update(state)[0], take, reject, refresh)
+
+
+def _of_one_form(state: OuterState, known: Any) -> tuple[OuterState, Any]:
+    """The state and a mask, both with arrays if one of them has any."""
+    if known is None and state.known is not None:
+        known = all_known(state.policy)
+    elif known is not None and state.known is None:
+        state = state._replace(known=all_known(state.policy))
+    return state, known
 
 
 def is_better(state: OuterState, objective: ArrayLike) -> jax.Array:
@@ -178,8 +198,8 @@ def is_better(state: OuterState, objective: ArrayLike) -> jax.Array:
 def try_policy(
     control: StepControl,
     state: OuterState,
-    evaluate: Callable[[jax.Array], tuple[jax.Array, Callable[[], jax.Array]]],
-    look_at_all: Callable[[jax.Array], jax.Array] | None,
+    evaluate: Callable[[Any], tuple[ArrayLike, Callable[[], tuple[Any, Any]]]],
+    look_at_all: Callable[[Any], tuple[Any, Any]] | None,
     *,
     complete: bool,
     choose: Callable[..., OuterState] = jax.lax.cond,
@@ -192,15 +212,16 @@ def try_policy(
     Args:
       control: from `build_step_control`.
       state: where the optimisation stands.
-      evaluate: of a policy [T, N] its objective [], and a function that gives its gradient [T, N].
-      look_at_all: of a policy its gradient over all examples; None where every gradient is one.
-      complete: whether this step must end with a gradient over all examples.
+      evaluate: of a policy its objective [], and a function that gives (its gradient, which of its
+        slopes are known; None: all).
+      look_at_all: of a policy the same pair, all slopes known; None where every gradient is such.
+      complete: whether this step must end with a gradient of which all slopes are known.
       choose: (predicate, function, function) -> what one of the two functions returns.
     """
     objective, gradient = evaluate(control.propose(state))
     after = choose(
         is_better(state, objective),
-        lambda: control.take(state, objective, gradient(), complete),
+        lambda: control.take(state, objective, *gradient()),
         lambda: control.reject(state, objective),
     )
     if not complete or look_at_all is None:
@@ -208,7 +229,7 @@ def try_policy(
     return choose(
         after.complete,
         lambda: after,
-        lambda: control.refresh(after, look_at_all(after.policy)),
+        lambda: control.refresh(after, *look_at_all(after.policy)),
     )
 
 

@@ -8,7 +8,7 @@ Axis letters, used in every docstring:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -91,6 +91,57 @@ class LossAuc(Protocol):
     ) -> tuple[jax.Array, LossAucInfo]:
         """(gamma [T, N], theta_0, N examples, K examples) -> (AUC [], what the run leaves)."""
         ...
+
+
+class Objective(Protocol):
+    """What an outer loop minimises: a `LossAuc`, or a family of weights with a `LossAuc` behind it.
+
+    The info may have `known_slopes`, here bool arrays like the policy; see `LossAucInfo`.
+    """
+
+    def __call__(
+        self, policy: Any, params: Params, train: Batch, desired: Batch, /
+    ) -> tuple[jax.Array, Any]:
+        """(gamma or psi, theta_0, N examples, K examples) -> (AUC [], info)."""
+        ...
+
+
+class MetaUpdate(Protocol):
+    """The `update` of a meta-optimiser."""
+
+    def __call__(
+        self,
+        policy_grad: Any,
+        state: Any,
+        policy: Any,
+        scale: jax.typing.ArrayLike = 1.0,
+        known: Any = None,
+    ) -> tuple[Any, Any]:
+        """(gradient, state, policy, factor [] on the rate, known) -> (policy, state).
+
+        Gradient and policy are pytrees of one form. `known`, of the same form, holds bools: which
+        entries of the gradient are slopes; None where all are. The others are unknown.
+        """
+        ...
+
+
+class MetaOptimizer(NamedTuple):
+    """A method that improves a policy, or whatever else psi weights are made of; `meta_optimizer`.
+
+    A step-size control sets `scale`, by which the learning rate is multiplied.
+    """
+
+    init: Callable[[Any], Any]
+    """policy -> state."""
+
+    update: MetaUpdate
+
+    restart: Callable[[Any, Any], Any] = lambda state, policy: state
+    """(state, policy) -> a state without memory: with momentum along a direction that has turned
+    bad no step is small enough."""
+
+    on_simplices: bool = False
+    """Whether it needs rows that are distributions, along the last axis of every array."""
 
 
 def at_least_32_bits(dtype: Any) -> Any:

@@ -208,8 +208,27 @@ def test_optimality_gap_is_never_negative_in_float32():
 def test_optimality_gap_refuses_shapes_that_differ():
     with pytest.raises(ValueError, match=r"\(T, N\); got \(2, 3\) and \(3, 2\)"):
         optimality_gap(jnp.ones((2, 3)), jnp.ones((3, 2)))
-    with pytest.raises(ValueError, match=r"\(T, N\); got \(3,\)"):
-        optimality_gap(jnp.ones(3), jnp.ones(3))
+    with pytest.raises(ValueError, match=r"\(T, N\); got \(\)"):
+        optimality_gap(jnp.ones(()), jnp.ones(()))
+
+
+def test_the_gap_of_one_simplex_is_that_of_a_row():
+    rng = np.random.default_rng(8)
+    policy, grad = rng.dirichlet(np.ones(6), size=(2, 3)), rng.normal(size=(2, 3, 6))
+    gaps = optimality_gap(policy, grad)
+    assert gaps.shape == (2, 3)
+    np.testing.assert_allclose(gaps[1, 2], optimality_gap(policy[1, 2], grad[1, 2]), rtol=1e-14)
+    expected = policy[1, 2] @ grad[1, 2] - grad[1, 2].min()
+    np.testing.assert_allclose(gaps[1, 2], expected, rtol=1e-12)
+
+
+def test_a_gap_is_unknown_where_a_slope_is():
+    policy, grad = jnp.array([[0.5, 0.5, 0.0]] * 2), jnp.array([[1.0, 2.0, 0.0]] * 2)
+    known = jnp.array([[True, True, False], [True, True, True]])
+    gaps = optimality_gap(policy, grad, known)
+    assert jnp.isnan(gaps[0])
+    assert gaps[1] == 1.5
+    assert jnp.isnan(optimality_gap(policy[0], grad[0], known[0]))
 
 
 def test_shares_count_examples_without_weight():

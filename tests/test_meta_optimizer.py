@@ -101,19 +101,6 @@ def test_a_runs_settings_smooth():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_smoothing_gives_no_weight_to_an_example_that_was_left_out():
-    """At its row's largest slope, as "skip" says; its neighbours' known slopes are no reason."""
-    policy = jnp.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.4, 0.3, 0.3]])
-    gradient = jnp.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, -99.0]])
-    optimizer = lljax.smoothed(lljax.exponentiated_gradient(0.1, cutoff=0.1), passes=1)
-    moved, _ = optimizer.update(gradient, optimizer.init(policy), policy)
-    np.testing.assert_array_equal(moved[:2, 2], 0)
-    assert moved[2, 2] > policy[2, 2]
-    known = gradient.at[1, 2].set(-1.0)
-    moved, _ = optimizer.update(known, optimizer.init(policy), policy)
-    assert moved[0, 2] == 0 < moved[1, 2]
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_optimize_policy_only_ever_improves_and_closes_the_gap(name):
     loss_auc, policy, rest = setup()

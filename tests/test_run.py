@@ -165,7 +165,10 @@ def active_set(tmp_path_factory):
 
 
 def test_an_active_set_ends_where_looking_at_all_examples_does(active_set):
-    """Its gaps are known where all examples were looked at, and that of the best policy is."""
+    """Its gaps are known where all examples were looked at, and that of the best policy is.
+
+    They may also be known where no example was without weight.
+    """
     gaps, objectives = {}, {}
     for every, workdir in active_set.items():
         lines = read_metrics(workdir)
@@ -175,7 +178,7 @@ def test_an_active_set_ends_where_looking_at_all_examples_does(active_set):
             looked = line["outer_step"] % every == 0
             same_policy = not line["accepted"]
             known = looked or (same_policy and before["optimality_gap"] is not None)
-            assert (line["optimality_gap"] is not None) == known
+            assert line["optimality_gap"] is not None or not known
         policy = np.load(workdir / "policy.npy", allow_pickle=False)
         assert (policy == 0).mean() > 0.1
         summary = json.loads((workdir / "summary.json").read_text())

@@ -56,7 +56,7 @@ def skipped(policy):
         ("adamw", lljax.StoreStates()),
     ],
 )
-def test_slopes_give_the_whole_gradient_and_skip_that_of_the_support(name, memory):
+def test_slopes_give_the_whole_gradient_and_omitting_says_which_are_known(name, memory):
     problem = sparse_logistic()
     optimizer = OPTIMIZERS[name]
     expected = value_and_grads(optimizer=optimizer)(*problem)
@@ -64,14 +64,16 @@ def test_slopes_give_the_whole_gradient_and_skip_that_of_the_support(name, memor
     exact = value_and_grads(zero_weight="slope_only", **options)(*problem)
     chex.assert_trees_all_close(exact, expected, rtol=1e-11, atol=1e-13)
 
-    value, (policy_grad, params_grad) = value_and_grads(zero_weight="omit", **options)(*problem)
-    chex.assert_trees_all_close(value, expected[0], rtol=1e-12)
-    chex.assert_trees_all_close(params_grad, expected[1][1], rtol=1e-11, atol=1e-13)
+    (auc, info), grads = value_and_grads(zero_weight="omit", **options)(*problem)
     out = skipped(problem[0])
     assert 0.3 < out.mean() < 0.9
-    known = np.where(out, -np.inf, expected[1][0])
-    largest = np.where(out.all(1), 0, known.max(1))[:, None]
-    np.testing.assert_allclose(policy_grad, np.where(out, largest, known), rtol=1e-10, atol=1e-13)
+    np.testing.assert_array_equal(info.known_slopes, ~out)
+    np.testing.assert_array_equal(lljax.known_slopes(problem[0], MICROBATCH), ~out)
+    same = auc, info._replace(known_slopes=None)
+    chex.assert_trees_all_close(same, expected[0], rtol=1e-12)
+    chex.assert_trees_all_close(grads[1], expected[1][1], rtol=1e-11, atol=1e-13)
+    np.testing.assert_array_equal(grads[0][out], 0)
+    np.testing.assert_allclose(grads[0][~out], expected[1][0][~out], rtol=1e-10, atol=1e-13)
 
 
 def test_slopes_equal_a_numpy_recursion_and_finite_differences():
@@ -231,7 +233,7 @@ def test_a_check_that_is_taken_back_has_looked_at_all_examples():
     _, *rest = make_logistic(num_steps=5, num_train=40, num_desired=16)
     policy = lljax.uniform_policy(5, 40, jnp.float64)
 
-    def update(policy_grad, count, policy, scale=1.0):
+    def update(policy_grad, count, policy, scale=1.0, known=None):
         best, worst = (jnp.argsort(sign * policy_grad)[:, :5] for sign in (1, -1))
         chosen = jnp.where(count == 0, best, worst)
         trial = jnp.zeros_like(policy).at[jnp.arange(5)[:, None], chosen].set(1 / 5)
@@ -255,6 +257,11 @@ def test_a_check_that_is_taken_back_has_looked_at_all_examples():
         assert (state.accepted, state.complete) == (accepted, complete)
         expected, _ = gradient(state.policy, *rest)
         assert np.allclose(state.policy_grad, expected, rtol=1e-9, atol=1e-15) == complete
+        np.testing.assert_allclose(
+            state.policy_grad, np.where(state.known, expected, 0), rtol=1e-9, atol=1e-15
+        )
+        gaps = lljax.optimality_gap(state.policy, state.policy_grad, state.known)
+        assert np.isnan(gaps).any() == (not complete)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +295,7 @@ def test_an_active_set_ends_where_the_whole_set_does(method):
     assert abs(active.auc - dense.auc) <= 1e-3 * dense.auc
     assert (active.policy > 0).mean() < 0.5
     assert (dense.complete, active.complete) == (True, True)  # the 60th step is a check
+    assert dense.known is None
     with pytest.raises(ValueError, match="`check_every` must be an int, at least 1; got 0"):
         optimise(check_every=0)
 

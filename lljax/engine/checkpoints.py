@@ -37,13 +37,16 @@ class Checkpoints:
     def __init__(self, folder: Path, template: OuterState, run: Mapping[str, Any]):
         """Opens `folder`.
 
+        Of which slopes are known a checkpoint only has whether all are: the policy has the rest.
+
         Args:
           folder: where they are.
           template: has the shapes and dtypes of a state.
           run: whose they are: its settings and data, as JSON can hold them.
         """
         self._files = CheckpointFolder(folder, background=True)
-        self._template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+        shapes = jax.eval_shape(_as_saved, template)
+        self._template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         self._run = dict(run)
         self._damaged: set[int] = set()
         self._last: Sequence[Metrics] = ()
@@ -71,7 +74,7 @@ class Checkpoints:
         self.wait()
         self._prune()
         record = {"outer_step": step, "run": self._run, "metrics": list(metrics)}
-        self._files.save(step, state, record)
+        self._files.save(step, _as_saved(state), record)
         self._damaged.discard(step)
         self._last = metrics
 
@@ -165,6 +168,10 @@ class Checkpoints:
         for step in known:
             if step not in needed:
                 self._files.remove(step)
+
+
+def _as_saved(state: OuterState) -> OuterState:
+    return state._replace(known=state.complete)
 
 
 def first_with_policy_of(step: int, metrics: Sequence[Metrics]) -> int:

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 import lljax
 from lljax.engine.memory_plan import MemoryPlan, num_bytes
 from lljax.memory import OffloadStates
 from lljax.segments import OBJECTIVE
+from lljax.step_control import OuterState
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Batch, TrainState
@@ -33,7 +35,7 @@ class Sweep:
       curves: [T+1] each, mean losses at theta_0 .. theta_T: the objective's and the watched sets'.
       starts: leaves [C+1, ...], the states in which the segments start, and s_T.
       cotangent: the leaves of the cotangent of the state that the backward sweep has reached.
-      policy_grad: [T, N].
+      policy_grad: [T, N]; with an active set 0 where no slope was computed.
       forward: the segments that the forward sweep has done.
       backward: those that the backward sweep has done, from the last one on.
     """
@@ -89,6 +91,8 @@ class MetaGradient:
         self._start, self._forward, self._start_backward, self._backward = compiled
         active = build(zero_weight="omit").backward if active_set else segments.backward
         self._backward_active = jax.jit(active)
+        known = functools.partial(lljax.known_slopes, microbatch_size=inner.microbatch_size)
+        self._active_set, self._known = active_set, jax.jit(known)
         self._plan = plan
         self._params = problem.params
         self._data = problem.train, problem.objective
@@ -169,6 +173,17 @@ class MetaGradient:
             sweep.cotangent = [np.asarray(leaf) for leaf in jax.tree.leaves(cotangent)]
             sweep.backward += 1
             done(sweep)
+
+    def known_slopes(self, policy: jax.Array, complete: ArrayLike) -> jax.Array | None:
+        """[T, N] bool: where a gradient has slopes that is not complete; None where it has all."""
+        if complete or not self._active_set:
+            return None
+        known = self._known(policy)
+        return None if known.all() else known
+
+    def with_known(self, state: OuterState) -> OuterState:
+        """The state with the mask that follows from its policy, as its checkpoint has none."""
+        return state._replace(known=self.known_slopes(state.policy, state.complete))
 
     def release(self) -> None:
         """Frees what the forward sweep kept, which no backward sweep will want."""

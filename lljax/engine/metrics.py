@@ -22,9 +22,9 @@ def number(value: Any) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def mean_gap(policy: jax.Array, policy_grad: Any) -> float | None:
-    """The optimality gap of a policy [T, N], mean over t."""
-    return number(lljax.optimality_gap(policy, jnp.asarray(policy_grad)).mean())
+def mean_gap(policy: jax.Array, policy_grad: Any, known: Any = None) -> float | None:
+    """The optimality gap of a policy [T, N], mean over t; None where slopes are unknown."""
+    return number(lljax.optimality_gap(policy, jnp.asarray(policy_grad), known).mean())
 
 
 def measure(
@@ -42,8 +42,7 @@ def measure(
         "validation_auc": number(validation[1:].mean()),
         "desired_acceleration_ratio": number(ratios["desired"]),
         "validation_acceleration_ratio": number(ratios["validation"]),
-        # An example that was left out might widen it.
-        "optimality_gap": mean_gap(state.policy, sweep.policy_grad) if state.complete else None,
+        "optimality_gap": mean_gap(state.policy, sweep.policy_grad, state.known),
     }
 
 

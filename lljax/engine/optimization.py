@@ -107,7 +107,8 @@ class Optimization:
             if start is None:
                 latest, state = 0, self._begin(checkpoints)
             else:
-                latest, state, self.metrics = start.step, start.state, start.metrics
+                latest, self.metrics = start.step, start.metrics
+                state = self._meta_gradient.with_known(start.state)
                 self._workdir.write_metrics(self.metrics)
                 log(f"continuing after outer step {latest}, from {self._workdir.checkpoints}")
                 # Of a later lost one no policy is left, but of this one and of the first there is.
@@ -168,9 +169,9 @@ class Optimization:
         started, rate = time.monotonic(), self._config.inner.learning_rate
         with self._sweep(self._sweeps, 0, self._uniform, checkpoints) as first:
             divergence.check_losses(first.forward(), rate)
-            sweep = first.backward()
+            gradient, sweep = first.gradient(), first.sweep
         divergence.check_gradient(sweep, rate)
-        state = self._control.begin(self._uniform, sweep.objective, sweep.policy_grad)
+        state = self._control.begin(self._uniform, sweep.objective, *gradient)
         self._record(0, state, self._measure(state, sweep), started, checkpoints)
         return state
 
@@ -183,14 +184,13 @@ class Optimization:
                 trial = self._sweep(self._sweeps, step, policy, checkpoints)
                 running.enter_context(trial)
                 done["trial"] = trial.forward()
-                return trial.sweep.objective, lambda: trial.backward(complete).policy_grad
+                return trial.sweep.objective, lambda: trial.gradient(complete)
 
             def look_at_all(policy):
                 look = self._sweep(self._looks, step, policy, checkpoints)
                 running.enter_context(look)
-                look.forward()
-                done["look"] = look.backward()
-                return look.sweep.policy_grad
+                done["look"] = look.forward()
+                return look.gradient()
 
             def choose(predicate, if_true, if_false):
                 if not predicate:
@@ -200,6 +200,7 @@ class Optimization:
             state = lljax.try_policy(
                 self._control, state, evaluate, look_at_all, complete=complete, choose=choose
             )
+        state = self._meta_gradient.with_known(state)
         measured = dict(self.metrics[-1])
         if "look" in done:
             measured["optimality_gap"] = metrics.mean_gap(state.policy, done["look"].policy_grad)

@@ -139,8 +139,10 @@ def _update_bytes(config: ExperimentConfig, policy: jax.ShapeDtypeStruct) -> int
     """Device memory of `take`, the largest of the outer loop's own programs."""
     control = lljax.build_step_control(meta_optimizer(config.outer))
     objective = jax.ShapeDtypeStruct((), np.float32)
-    state = jax.eval_shape(control.begin, policy, objective, policy)
-    needed = _memory(jax.jit(control.take).lower(state, objective, policy).compile())
+    active_set = config.outer.check_every is not None
+    known = jax.ShapeDtypeStruct(policy.shape, bool) if active_set else None
+    state = jax.eval_shape(control.begin, policy, objective, policy, known)
+    needed = _memory(jax.jit(control.take).lower(state, objective, policy, known).compile())
     return needed.given + needed.made
 
 

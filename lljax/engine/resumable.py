@@ -1,6 +1,7 @@
 """One meta-gradient that shows its progress, is saved on its way, and continues where it was."""
 
 import jax
+import numpy as np
 
 from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.meta_gradient import MetaGradient, Sweep
@@ -65,6 +66,11 @@ class ResumableSweep:
         )
         del self._policy  # the state that takes it makes it again
         return self.sweep
+
+    def gradient(self, all_examples: bool = True) -> tuple[np.ndarray, jax.Array | None]:
+        """As `backward`: (the gradient [T, N], which of its entries are slopes)."""
+        known = self._meta_gradient.known_slopes(self._policy, all_examples)
+        return self.backward(all_examples).policy_grad, known
 
     def _after_segment(self, sweep: Sweep) -> None:
         self._progress.update(sweep)
