@@ -38,7 +38,13 @@ from lljax.outer_loop import (
     build_outer_loop,
     optimize_policy,
 )
-from lljax.policy import uniform_policy
+from lljax.policy import (
+    group_weights,
+    scheduled_weights,
+    scorer_weights,
+    static_weights,
+    uniform_policy,
+)
 from lljax.scaling_law import (
     ScalingLaw,
     fit_scaling_law,
@@ -47,6 +53,7 @@ from lljax.scaling_law import (
 )
 from lljax.segments import ForwardSegment, Segments, build_segments
 from lljax.simplex import check_policy, effective_sample_size, entropy, project_simplex
+from lljax.slopes import known_parameters
 from lljax.step_control import (
     OuterState,
     StepControl,
@@ -54,6 +61,7 @@ from lljax.step_control import (
     choose_on_host,
     try_policy,
 )
+from lljax.stochastic_loop import OptimizedOverRuns, optimize_over_runs
 from lljax.types import LossAuc, LossAucInfo, LossFn, MetaOptimizer, StepInputs
 from lljax.unroll import unroll
 
@@ -66,6 +74,7 @@ __all__ = [
     "LossFn",
     "MemoryStrategy",
     "OffloadStates",
+    "OptimizedOverRuns",
     "OptimizedPolicy",
     "OuterLoop",
     "OuterState",
@@ -93,16 +102,22 @@ __all__ = [
     "fit_scaling_law",
     "fit_scaling_laws",
     "from_optax",
+    "group_weights",
+    "known_parameters",
     "known_slopes",
     "learned_weight_counts",
     "optimality_gap",
+    "optimize_over_runs",
     "optimize_policy",
     "project_simplex",
     "projected_gradient",
     "recompute_within",
     "redundant_share",
     "scaling_law_improvement",
+    "scheduled_weights",
+    "scorer_weights",
     "smoothed",
+    "static_weights",
     "try_policy",
     "uniform_policy",
     "unroll",

@@ -8,6 +8,64 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lljax import checks
+from lljax.policy import neighbours
+
+
+def known_parameters(
+    known: jax.Array, index: jax.Array, size: int, *, num_rows: int | None = None
+) -> jax.Array:
+    """Of which entries of psi the slope is known, where those of some weights are not.
+
+    A slope in psi is a sum over weights, and unknown as soon as one of them is. For an active set
+    over a family, the objective hands the mask on:
+
+        auc, info = loss_auc(StepInputs(static_weights(w, index), index), params, train, desired)
+        known = lljax.known_parameters(info.known_slopes, index, w.size)
+        return auc, info._replace(known_slopes=known)
+
+    >>> import jax.numpy as jnp, lljax
+    >>> known = jnp.array([[True, False], [True, True]])
+    >>> lljax.known_parameters(known, jnp.array([[0, 1], [2, 0]]), size=4).tolist()
+    [True, False, True, True]
+
+    Args:
+      known: [T, B] bool, `LossAucInfo.known_slopes`.
+      index: [T, B], int in 0 .. size-1: of which entry each weight is made: `index` for
+        `static_weights`, `groups[index]` for `group_weights`. [B] where all steps have the same:
+        `jnp.arange(N)` or `groups` without an index.
+      size: N or G.
+      num_rows: S of `scheduled_weights`.
+
+    Returns:
+      [size] bool, or [S, size]. An entry that no weight is made of is known, its slope being 0. A
+      scorer has no unknown slopes: where its softmax is 0, so is what a slope is multiplied by.
+
+    Raises:
+      ValueError: a shape or dtype does not fit.
+    """
+    checks.check_count("size", size)
+    known = jnp.asarray(known)
+    if not jnp.issubdtype(known.dtype, jnp.bool_) or known.ndim != 2:
+        raise ValueError(
+            f"`known` must be a bool array (T, B); got {known.dtype} of shape {known.shape}."
+        )
+    index = jnp.asarray(index)
+    if index.shape not in (known.shape, known.shape[1:]):
+        raise ValueError(
+            f"`index` must have the shape (T, B) = {known.shape} of `known`, or (B,) = "
+            f"{known.shape[1:]}; got {index.shape}."
+        )
+    columns = jnp.broadcast_to(index, known.shape)
+    if num_rows is None:
+        unknown = jnp.zeros(size, jnp.int32).at[columns].add(~known)
+    else:
+        checks.check_count("num_rows", num_rows)
+        unknown = jnp.zeros((num_rows, size), jnp.int32)
+        for row, share in neighbours(num_rows, known.shape[0]):
+            unknown = unknown.at[row[:, None], columns].add(~known & (share > 0)[:, None])
+    return unknown == 0
+
 
 def mask_of(info: Any, policy: Any) -> Any:
     """The mask that an objective's info has for the policy; ValueError where it is of another form.
@@ -28,11 +86,11 @@ def mask_of(info: Any, policy: Any) -> Any:
 def check_mask(known: Any, policy: Any, name: str = "known") -> None:
     """ValueError unless `known` holds bools in the form of `policy`."""
     forms = [jax.tree.map(jnp.shape, tree) for tree in (known, policy)]
-    if forms[0] != forms[1] or any(leaf.dtype != bool for leaf in jax.tree.leaves(known)):
-        dtypes = sorted({str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(known)})
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(known)}
+    if forms[0] != forms[1] or not all(jnp.issubdtype(dtype, jnp.bool_) for dtype in dtypes):
         raise ValueError(
             f"`{name}` must hold bools in the form of `policy`, {forms[1]}; got {forms[0]} of "
-            f"{', '.join(dtypes)}. Where weights are made of fewer numbers, "
+            f"{', '.join(sorted(map(str, dtypes)))}. Where weights are made of fewer numbers, "
             f"lljax.known_parameters(known, index, size) gives the mask of those."
         )
 

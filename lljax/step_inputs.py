@@ -46,7 +46,7 @@ def check_step_inputs(
         size = checks.num_examples(train, "train")
         _check_weights(inputs.weights)
         shape = inputs.weights.shape
-        _check_index("index", inputs.index, f"(T, B) = {shape}, that of `weights`", size)
+        check_index("index", inputs.index, f"(T, B) = {shape}, that of `weights`", size)
         if jnp.shape(inputs.index) != shape:
             raise ValueError(
                 f"`index` must have shape (T, B) = {shape}, that of `weights`; got "
@@ -57,7 +57,7 @@ def check_step_inputs(
     if inputs.desired_index is not None:
         size = checks.num_examples(desired, "desired")
         expected = f"(T+1, K') = ({num_steps + 1}, K')"
-        _check_index("desired_index", inputs.desired_index, expected, size)
+        check_index("desired_index", inputs.desired_index, expected, size)
         if inputs.desired_index.shape[0] != num_steps + 1:
             raise ValueError(
                 f"`desired_index` must have shape {expected}, a batch for each of theta_0 .. "
@@ -76,7 +76,7 @@ def _check_weights(weights: Any) -> None:
         raise ValueError(f"`weights` must be floating, e.g. float32; got {weights.dtype}.")
 
 
-def _check_index(name: str, index: Any, expected: str, num_examples: int) -> None:
+def check_index(name: str, index: Any, expected: str, num_examples: int) -> None:
     dtype = getattr(index, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or index.ndim != 2:
         got = type(index).__name__ if dtype is None else f"{dtype} of shape {index.shape}"
