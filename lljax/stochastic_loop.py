@@ -38,9 +38,7 @@ class OptimizedOverRuns(NamedTuple):
     run_aucs: jax.Array  # [num_steps, R] of the runs of each step, at the policy before it
     validation_steps: jax.Array  # [C] int, the outer steps after which candidates were evaluated
     validation_aucs: jax.Array  # [C, 2, V] of the iterate and of the running average there
-    finite: (
-        jax.Array
-    )  # [num_steps] bool: the step's AUCs and meta-gradient; if not, it was left out
+    finite: jax.Array  # [num_steps] bool: AUCs and meta-gradient of a step; others were left out
 
 
 def optimize_over_runs(
@@ -82,8 +80,8 @@ def optimize_over_runs(
             validation_key=jax.random.key(1)))(jnp.full(N, 1 / N))
 
     Args:
-      objective: (policy, key) -> (AUC [], info), pure; the key draws the run. Data that are large or
-        change between calls are best made arguments of the compiled function around this one.
+      objective: (policy, key) -> (AUC [], info), pure; the key draws the run. Data that are large
+        or change between calls are best made arguments of the compiled function around this one.
       policy: to start from: gamma [T, N], or a pytree psi of floating arrays.
       key: draws the runs of all steps.
       optimizer: the method; its `restart` and `scale` are not used.
@@ -124,19 +122,18 @@ def optimize_over_runs(
         )
     eta = averaging
     checks.check_number("averaging", eta, "a finite number >= 0", lambda x: 0 <= x < math.inf)
-    validation_objective = validation_objective or objective
     check_start(policy, optimizer)
     for name, one in (("key", key), ("validation_key", validation_key)):
         _check_key(name, one)
-    for name, function in (
-        ("objective", objective),
-        ("validation_objective", validation_objective),
-    ):
-        _check_objective(name, function, policy, key)
+    if validation_objective is None:
+        validation_objective = objective
+    checks.check_callable(
+        validation_objective, "validation_objective", "(policy, key) -> (AUC, info)"
+    )
 
     def mean_auc(policy, keys):
         def run(policy, key):
-            auc, info = objective(policy, key)
+            auc, info = _value_of("objective", objective(policy, key))
             return auc, mask_of(info, policy)
 
         aucs, known = jax.vmap(run, in_axes=(None, 0))(policy, keys)
@@ -159,8 +156,10 @@ def optimize_over_runs(
     validation_keys = jax.random.split(validation_key, num_validation_runs)
 
     def validate(policy):
-        aucs, _ = jax.vmap(validation_objective, in_axes=(None, 0))(policy, validation_keys)
-        return aucs
+        def run(key):
+            return _value_of("validation_objective", validation_objective(policy, key))[0]
+
+        return jax.vmap(run)(validation_keys)
 
     def block(carry, first):
         carry, best = carry
@@ -231,14 +230,15 @@ def _check_key(name: str, key: Any) -> None:
         raise ValueError(f"`{name}` must be a key, jax.random.key(0); got {key!r}.") from error
 
 
-def _check_objective(name: str, objective: Any, policy: Any, key: jax.Array) -> None:
-    """ValueError unless it gives (a floating [], info)."""
-    found = jax.eval_shape(objective, policy, key)
-    value = found[0] if isinstance(found, tuple) and len(found) == 2 else None
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        got = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", found)
-        raise ValueError(
-            f"`{name}(policy, key)` must return (AUC, info), a floating number and anything else; "
-            f"got {got}."
-        )
+def _value_of(name: str, found: Any) -> tuple[jax.Array, Any]:
+    """What an objective gave; ValueError unless it is (a floating [], info)."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        got = f"a {type(found).__name__}"
+    elif jnp.shape(found[0]) != () or not jnp.issubdtype(jnp.result_type(found[0]), jnp.floating):
+        got = f"an AUC of shape {jnp.shape(found[0])} and dtype {jnp.result_type(found[0])}"
+    else:
+        return found
+    raise ValueError(
+        f"`{name}(policy, key)` must return (AUC, info), a floating number and anything else; got "
+        f"{got}."
+    )
