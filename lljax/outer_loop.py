@@ -191,10 +191,11 @@ def optimize_policy(
         active_loss_auc=active_loss_auc,
         check_every=check_every,
     )
-    if not is_traced(policy):
+    check_arrays(policy)
+    if optimizer.on_simplices and not is_traced(policy):
         # What does not fit the data is refused in better words than by its values.
         jax.eval_shape(loss_auc, policy, params, train, desired)
-    check_start(policy, optimizer)
+        check_simplices(policy)
 
     def body(before, _):
         state = loop.step(before, params, train, desired)
@@ -226,14 +227,12 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_start(policy: Any, optimizer: MetaOptimizer) -> None:
-    """ValueError unless a policy or psi is something that the method can begin from."""
+def check_arrays(policy: Any) -> None:
+    """ValueError unless a policy or psi is a pytree of floating arrays."""
     if not jax.tree.leaves(policy):
         raise ValueError("`policy` holds no arrays: there is nothing to optimise.")
     for path, leaf in jax.tree_util.tree_leaves_with_path(policy):
         checks.floating(leaf, f"policy{jax.tree_util.keystr(path)}")
-    if optimizer.on_simplices:
-        check_simplices(policy)
 
 
 def _refuse_start(start: OuterState, find_info: Callable[[], Any]) -> NoReturn:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from lljax import checks
 from lljax.meta_optimizer import check_meta_optimizer
-from lljax.outer_loop import check_start, is_traced
+from lljax.outer_loop import check_arrays, is_traced
+from lljax.simplex import check_simplices
 from lljax.slopes import is_finite, mask_of
 from lljax.types import MetaOptimizer
 
@@ -122,14 +123,15 @@ def optimize_over_runs(
         )
     eta = averaging
     checks.check_number("averaging", eta, "a finite number >= 0", lambda x: 0 <= x < math.inf)
-    check_start(policy, optimizer)
+    check_arrays(policy)
+    if optimizer.on_simplices:
+        check_simplices(policy)
     for name, one in (("key", key), ("validation_key", validation_key)):
         _check_key(name, one)
-    if validation_objective is None:
-        validation_objective = objective
-    checks.check_callable(
-        validation_objective, "validation_objective", "(policy, key) -> (AUC, info)"
-    )
+    chooses, chooses_name = validation_objective, "validation_objective"
+    if chooses is None:
+        chooses, chooses_name = objective, "objective"
+    checks.check_callable(chooses, chooses_name, "(policy, key) -> (AUC, info)")
 
     def mean_auc(policy, keys):
         def run(policy, key):
@@ -157,7 +159,7 @@ def optimize_over_runs(
 
     def validate(policy):
         def run(key):
-            return _value_of("validation_objective", validation_objective(policy, key))[0]
+            return _value_of(chooses_name, chooses(policy, key))[0]
 
         return jax.vmap(run)(validation_keys)
 

@@ -105,22 +105,22 @@ def test_it_finds_the_optimum_of_the_mean():
         )
     )(start)
     assert lljax.optimality_gap(expected.policy, expected.policy_grad) < 1e-4
-    rate = optax.polynomial_schedule(0.3, 0.02, 1, 60)
+    rate = optax.polynomial_schedule(0.15, 0.02, 1, 80)
     found = compiled(
         lambda w: run(
             objective,
             w,
             optimizer=lljax.exponentiated_gradient(rate),
-            num_steps=60,
+            num_steps=80,
             num_runs=8,
             validate_every=20,
         )
     )(start)
     assert (expected.policy > 0.02).sum() >= 3
-    assert np.abs(found.average - expected.policy).sum() < 0.1
+    assert np.abs(found.average - expected.policy).sum() < 0.15
     gained = expected.auc_history[0] - expected.auc
     for policy in (found.average, found.policy):
-        assert compiled(mean)(policy)[0] - expected.auc < 0.02 * gained
+        assert compiled(mean)(policy)[0] - expected.auc < 0.01 * gained
 
 
 def test_what_is_returned_is_what_the_validation_runs_say():
@@ -144,15 +144,13 @@ def test_what_is_returned_is_what_the_validation_runs_say():
 
 
 def test_steps_and_average_are_those_of_a_plain_loop():
-    eta, policy, number_of_runs = 2.0, np.full(4, 0.25), 3
+    eta, policy, number_of_runs = 2.0, jnp.full(4, 0.25), 3
     result = run(averaging=eta, num_runs=number_of_runs, num_steps=10)
     optimizer = lljax.projected_gradient(0.05)
     iterates = []
     for number in range(1, 11):
         keys = jax.random.split(jax.random.fold_in(KEYS["key"], number), number_of_runs)
-        slopes = [
-            jax.grad(lambda p, k=key: quadratic(p, k)[0])(jnp.asarray(policy)) for key in keys
-        ]
+        slopes = [jax.grad(lambda p, k=key: quadratic(p, k)[0])(policy) for key in keys]
         policy, _ = optimizer.update(sum(slopes) / 3, optimizer.init(policy), policy)
         iterates.append(policy)
     np.testing.assert_allclose(result.last, policy, rtol=1e-12)
