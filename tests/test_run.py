@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from command_line import ACTIVE, RUN, assert_refused, call, read_metrics, run_without_report
 
@@ -187,6 +188,19 @@ def test_an_active_set_ends_where_looking_at_all_examples_does(active_set):
     assert None in gaps[3]
     assert objectives[1][-1] < 0.9 * objectives[1][0]
     np.testing.assert_allclose(objectives[3], objectives[1], rtol=1e-2)
+
+
+def test_a_run_goes_on_where_slopes_were_unknown(active_set, tmp_path):
+    """A checkpoint has one truth value for the mask, which follows from the policy."""
+    flags = (*ACTIVE, "--outer.check-every", "3")
+    workdir = run_without_report(tmp_path / "run", *flags, "--outer.num-steps", "5")
+    assert read_metrics(workdir)[-1]["optimality_gap"] is None
+    saved = ocp.StandardCheckpointer().metadata(workdir / "checkpoints" / "5" / "arrays")
+    known = saved.item_metadata.tree["known"]
+    assert (known.shape, known.dtype) == ((), bool)
+    run_without_report(workdir, *flags)
+    expected = active_set[3] / "policy.npy"
+    assert (workdir / "policy.npy").read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.parametrize("memory", ["offload", "recompute"])
