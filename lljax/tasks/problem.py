@@ -172,16 +172,16 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
     def weighted_loss_fn(params: Params, batch: WeightedExamples) -> jax.Array:
         return batch.weights * desired_loss_fn(params, batch.examples)
 
-    own: dict[str, Any] = {
+    more: dict[str, Any] = {
         "objective": problem.desired,
         "objective_loss_fn": desired_loss_fn,
         "desired_loss_fn": desired_loss_fn,
     }
     if share:
-        own["objective"] = _with_train_share(problem.desired, problem.train, share)
-        own["objective_loss_fn"] = weighted_loss_fn
+        more["objective"] = _with_train_share(problem.desired, problem.train, share)
+        more["objective_loss_fn"] = weighted_loss_fn
     fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
-    return PolicyProblem(**fields | own)
+    return PolicyProblem(**fields | more)
 
 
 def fingerprint(problem: Problem) -> str:
