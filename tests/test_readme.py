@@ -33,6 +33,13 @@ def test_files_and_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_the_map_names_every_file():
+    package = ROOT / "lljax"
+    named = set(re.findall(r"`([\w/]+\.py)`", EXTENDING.split("\n## What each file does\n")[1]))
+    found = {path.relative_to(package).as_posix() for path in package.rglob("[!_]*.py")}
+    assert named == {name for name in found if not name.startswith("report/figures/")}
+
+
 def blocks_of(heading):
     """The Python of one section of docs/extending.md."""
     section = EXTENDING.split(f"\n## {heading}\n")[1].split("\n## ")[0]
