@@ -199,6 +199,19 @@ def test_a_folder_in_the_place_of_a_file_is_a_sentence(workdir):
     assert_refused(call(*RUN, workdir), "--workdir", ".lock cannot be written: Is a directory")
 
 
+def test_what_a_removed_run_was_writing_is_no_obstacle(tmp_path):
+    """A run makes its folders anew while its workdir is taken away, and then ends."""
+    part = tmp_path / "sweep" / "43.orbax-checkpoint-tmp" / "arrays"
+    part.mkdir(parents=True)
+    (part / "manifest.ocdbt").write_bytes(b"half")
+    assert call(*RUN, tmp_path).returncode == 0
+    assert (tmp_path / "policy.npy").exists()
+    other = tmp_path / "other"
+    (other / "checkpoints" / "5").mkdir(parents=True)  # of another program, perhaps
+    assert_refused(call(*RUN, other), "is not empty and has no config.json")
+    assert (other / "checkpoints" / "5").exists()
+
+
 @pytest.fixture(scope="module")
 def with_patience(tmp_path_factory):
     """A run whose best policy is not among its last two."""

@@ -26,11 +26,18 @@ def test_the_table_of_functions_is_complete():
 
 def test_files_and_make_targets_exist():
     for folder, text in ((ROOT, README), (ROOT / "docs", EXTENDING)):
-        for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+        for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
             assert (folder / path).exists(), path
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make (\w+)`?", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_map_names_every_file():
+    package = ROOT / "lljax"
+    named = set(re.findall(r"`([\w/]+\.py)`", EXTENDING.split("\n## What each file does\n")[1]))
+    found = {path.relative_to(package).as_posix() for path in package.rglob("[!_]*.py")}
+    assert named == {name for name in found if not name.startswith("report/figures/")}
 
 
 def blocks_of(heading):

@@ -26,7 +26,7 @@ OLDER_PART = "default"  # the only part of those that lljax wrote before 0.1.0
 SPARE_BYTES, SPARE_FILES = 2**18, 64  # of a checkpoint beside its arrays
 _RECORD_FILE = "record.json"
 _NUMBER = re.compile("0|[1-9][0-9]*")
-_UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what orbax has not completed
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what orbax has not completed
 
 
 class Damaged(Exception):
@@ -85,7 +85,7 @@ class CheckpointFolder:
             log(f"warning: {self.folder} is a file in the place of a folder: it is removed")
             _remove(self.folder)
         for path in _entries(self.folder):
-            if _UNFINISHED in path.name:
+            if UNFINISHED in path.name:
                 _remove(path)
             elif not _is_checkpoint(path) and path not in self._strays:
                 log(f"warning: {printable(str(path))} is no checkpoint: it is ignored")
@@ -164,7 +164,7 @@ class CheckpointFolder:
     def clear(self) -> None:
         """Removes all checkpoints, and the folder if it holds nothing else."""
         for path in _entries(self.folder):
-            if _is_checkpoint(path) or _UNFINISHED in path.name:
+            if _is_checkpoint(path) or UNFINISHED in path.name:
                 _remove(path)
         if self.folder.is_dir() and not any(_entries(self.folder)):
             self.folder.rmdir()

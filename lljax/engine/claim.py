@@ -1,12 +1,13 @@
 """Whose a workdir is: compared before anything is computed, and bound once that can begin."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lljax.artifacts import schema
 from lljax.artifacts.files import write_json
 from lljax.artifacts.reading import Unreadable, read_json
-from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged
+from lljax.engine.checkpoint_folder import UNFINISHED, CheckpointFolder, Damaged
 from lljax.engine.progress import log
 from lljax.engine.workdir import Workdir
 from lljax.errors import UserError
@@ -52,13 +53,22 @@ class Claim:
 
     def _is_empty(self) -> bool:
         try:
-            return all(path.name.startswith(".") for path in self._workdir.root.iterdir())
+            paths = list(self._workdir.root.iterdir())
+            return all(path.name.startswith(".") or self._is_remains(path) for path in paths)
         except FileNotFoundError:
             return True
         except OSError as error:
             raise UserError(
                 f"--workdir {self._workdir.root} cannot be read: {error.strerror}."
             ) from error
+
+    def _is_remains(self, path: Path) -> bool:
+        """Whether it is what a run writes whose folder is taken away: checkpoints half written."""
+        workdir = self._workdir
+        folders = (workdir.checkpoints, workdir.sweep, workdir.look)
+        if path not in folders or not path.is_dir():
+            return False
+        return all(UNFINISHED in part.name for part in path.iterdir())
 
     def _compare(self) -> None:
         root, config = self._workdir.root, self._read_config()

@@ -87,7 +87,7 @@ def cache(request, server, tmp_path_factory):
 @pytest.mark.parametrize("group", WAYS)
 def test_files(cache, cases, rng, repeats, group):
     with cases("cache, files") as verdicts:
-        for case in file_cases(cache.folder, group, rng, 2 * repeats):
+        for case in file_cases(cache.folder, group, rng, repeats):
             verdicts.add(case, cache.verdict(case, rng))
 
 
