@@ -116,3 +116,29 @@ def test_a_mask_of_another_form_is_refused(known, words):
             optimizer.update(policy, optimizer.init(policy), policy, 1.0, known)
     with pytest.raises(ValueError, match=words):
         lljax.optimality_gap(policy, policy, known)
+
+
+@pytest.mark.parametrize("name", ["projected", "with_cutoff"])
+def test_a_loop_carries_the_mask_of_an_objective_that_leaves_slopes_out(name):
+    """Without a look at all examples what has lost its weight stays unknown, and has none."""
+    slopes = normal(3, (6, 5))
+
+    def objective(policy, *_):
+        known = lljax.known_slopes(policy, 1)
+        value = jnp.sum(policy * jnp.where(known, slopes, -9.0)) + jnp.sum(policy**2)
+        return value, lljax.LossAucInfo(jnp.zeros(1), None, known)
+
+    start = jnp.full((6, 5), 0.2)
+    result = lljax.optimize_policy(
+        objective, start, {}, {}, {}, optimizer=METHODS[name], num_steps=30
+    )
+    np.testing.assert_array_equal(result.known, lljax.known_slopes(result.policy, 1))
+    assert not result.complete
+    gaps = lljax.optimality_gap(result.policy, result.policy_grad, result.known)
+    np.testing.assert_array_equal(jnp.isnan(gaps), ~result.known.all(axis=1))
+
+    def known_objective(policy, *_):
+        return jnp.sum(policy * slopes) + jnp.sum(policy**2), None
+
+    look = jax.grad(lambda policy: known_objective(policy)[0])(result.policy)
+    assert lljax.optimality_gap(result.policy, look).max() < 0.05
