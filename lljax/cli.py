@@ -83,10 +83,12 @@ def call(arguments: Sequence[str]) -> int:
         print(USAGE, end="")
         return 0 if arguments else 2
     command, *rest = arguments
-    if command in ("-V", "--version", "version"):
-        print(f"lljax {lljax.__version__}")
-        return 0
     try:
+        if command in ("-V", "--version", "version"):
+            if rest:
+                raise UserError(f"`lljax {command}` takes no arguments; got {' '.join(rest)}.")
+            print(f"lljax {lljax.__version__}")
+            return 0
         if command not in commands:
             near = difflib.get_close_matches(command, [*commands, "help", "version"], 1)
             guess = f" Did you mean `{near[0]}`?" if near else ""

@@ -5,6 +5,10 @@ class UserError(ValueError):
     """The user's input is wrong; the command line prints it and exits with 2."""
 
 
+class CannotRead(UserError):
+    """A file is there, and the disk or its permissions do not let it be read."""
+
+
 class RunFailed(Exception):
     """The computation cannot go on; the command line prints it and exits with 1."""
 

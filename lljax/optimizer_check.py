@@ -89,11 +89,11 @@ def check_update(optimizer: optax.GradientTransformation, params: Params) -> Non
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         words = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"`optimizer` does not work as update(gradient, state, params): {type(error).__name__}:"
-            f" {words} An optimiser that also needs the value of the loss or the loss itself (line "
-            f"searches as in optax.lbfgs, polyak_sgd, momo, sophia, reduce_on_plateau), or "
-            f"parameters of its own form (lookahead), is no function of the gradient alone. Use "
-            f"another one, e.g. optax.sgd(learning_rate)."
+            f"`optimizer` must work as update(gradient, state, params), and this one does not. "
+            f"Some need the value of the loss or the loss itself (line searches as in optax.lbfgs, "
+            f"polyak_sgd, momo, sophia, reduce_on_plateau), others parameters of a form of their "
+            f"own (lookahead). Use another one, e.g. optax.sgd(learning_rate). What it says: "
+            f"{type(error).__name__}: {words}"
         ) from error
 
 
@@ -105,8 +105,11 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
       infinite, so that one such entry makes the whole meta-gradient NaN.
     - Zero although the update follows the gradient: a sign (lion, sign_sgd, rprop) is a staircase.
 
+    - Not needed at all: the updates themselves are not finite, as of a learning rate that is NaN.
+
     Warns where it is not finite if the whole gradient of an update is zero, and where at a zero
-    entry it is finite but STEEP: a meta-gradient of such numbers is exact, and may predict nothing.
+    entry or gradient it is finite but STEEP: a meta-gradient of such numbers is exact, and may
+    predict nothing.
 
     Not tried: parameters that are all zero, and later steps.
 
@@ -156,10 +159,11 @@ _KINDS = {
 class _Found(NamedTuple):
     """What the updates of a kind and their pull-back gave; lists have an entry for each array."""
 
-    finite: Any  # [] bool: the pulled-back numbers, where the updates themselves are finite
+    end_finite: Any  # [] bool: theta_3 and the optimiser's state
+    finite: Any  # [] bool: the pulled-back numbers
     moved: Any  # sum of theta_3 - theta_0
     slopes: Any  # the largest derivative in the array's gradients
-    steepness: Any  # that at the first entry, over the largest update
+    steepness: Any  # that where the gradient is zero, over the largest update
 
 
 def _try_updates(
@@ -182,14 +186,17 @@ def _try_updates(
         last = zeros_like(end)._replace(params=params)
         _, slopes = jax.lax.scan(pull_back, last, records, reverse=True)
         changes = jax.tree.leaves(jax.tree.map(jnp.subtract, end.params, params))
-        sizes = [jnp.abs(leaf).reshape(NUM_UPDATES, -1) for leaf in jax.tree.leaves(slopes)]
+        sizes = [jnp.abs(leaf) for leaf in jax.tree.leaves(slopes)]
         return _Found(
-            _finite(slopes) | ~_finite(end),
+            _finite(end),
+            _finite(slopes),
             [jnp.sum(change) for change in changes],
             [jnp.max(size, initial=0) for size in sizes],
             [
-                jnp.max(size[:, :1], initial=0) / jnp.max(jnp.abs(change), initial=0)
-                for size, change in zip(sizes, changes, strict=True)
+                jnp.max(jnp.where(gradient == 0, size, 0), initial=0) / _largest(change)
+                for size, gradient, change in zip(
+                    sizes, jax.tree.leaves(gradients), changes, strict=True
+                )
             ],
         )
 
@@ -212,6 +219,11 @@ def _gradients(kind: _Kind, like: jax.Array) -> jax.Array:
     return values.astype(like.dtype).reshape(NUM_UPDATES, *like.shape)
 
 
+def _largest(change: jax.Array) -> jax.Array:
+    """The largest entry's size; tiny where nothing moves, so that it can be divided by."""
+    return jnp.maximum(jnp.max(jnp.abs(change), initial=0), jnp.finfo(change.dtype).tiny)
+
+
 def _finite(tree: Any) -> jax.Array:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
@@ -221,6 +233,12 @@ def _judge(
 ) -> None:
     """Says what is wrong, in the order in which a cure helps."""
     skip = "build_loss_auc(..., check_optimizer=False) skips this check."
+    if not found["plain"].end_finite:
+        raise ValueError(
+            f"`optimizer` makes a NaN or an infinity of ordinary numbers in its first "
+            f"{NUM_UPDATES} updates: look at its learning rate or schedule, and at its other "
+            f"numbers. Tried with parameters of 1 and gradients between 1/2 and 3/2."
+        )
     if not found["plain"].finite:
         raise ValueError(
             f"`optimizer` has no finite derivative in its first {NUM_UPDATES} updates, whatever "
@@ -249,26 +267,46 @@ def _judge(
     if stairs:
         raise ValueError(
             f"`optimizer` takes only the sign of the gradient of {stairs[0]}"
-            f"{f' and {len(stairs) - 1} more arrays' if stairs[1:] else ''}: its update is a "
+            f"{_and_more(stairs)}: its update is a "
             f"staircase, whose derivative is zero on every step, and so would be the "
             f"meta-gradient. lion, sign_sgd and rprop are such. {_USE_ADAMW}."
         )
     for kind in ("first", "second"):
-        if not found[kind].finite:
+        if not (found[kind].finite and found[kind].end_finite):
             warnings.warn(
                 f"`optimizer` has no finite derivative where the whole gradient is zero in the "
                 f"{kind} update, as it is when no example has weight: the meta-gradient is then "
                 f"NaN. {_cure(optimizer, params)}.",
                 stacklevel=4,
             )
-    steepness = max(found["entry"].steepness, default=0)
-    if steepness > STEEP:
-        warnings.warn(
-            f"`optimizer` is so steep where an entry of the gradient is zero (its derivative there "
-            f"is {steepness:.0e} times that of an ordinary one) that its meta-gradient is exact "
-            f"and may predict nothing. {_cure(optimizer, params)}.",
-            stacklevel=4,
+    at_entry = _steepest(found["entry"])
+    at_gradient = max(_steepest(found["first"]), _steepest(found["second"]))
+    if max(at_entry, at_gradient) <= STEEP:
+        return
+    if at_entry > STEEP:
+        steepness, where, cure = at_entry, "an entry of the gradient", _cure(optimizer, params)
+    else:
+        steepness, where = at_gradient, "a whole gradient"
+        cure = (
+            f"{_cure(optimizer, params)}; that does not help what divides by a norm "
+            f"(normalize_by_update_norm, lamb, lars, muon). If no gradient can ever be exactly "
+            f"zero, {skip[:-1]}"
         )
+    warnings.warn(
+        f"`optimizer` is so steep where {where} is zero (its derivative there is {steepness:.0e} "
+        f"times that of an ordinary one) that its meta-gradient is exact and may predict nothing. "
+        f"{cure}.",
+        stacklevel=4,
+    )
+
+
+def _steepest(found: _Found) -> float:
+    return max(map(float, found.steepness), default=0.0)
+
+
+def _and_more(names: list[str]) -> str:
+    more = len(names) - 1
+    return f" and of {more} more {'array' if more == 1 else 'arrays'}" if more else ""
 
 
 def _cure(optimizer: optax.GradientTransformation, params: Params) -> str:

@@ -4,15 +4,16 @@ This is analysis after the run: eager NumPy in float64, not for use inside jit.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lljax.scaling_search import exponential_misfit, regress, search_floor, search_start
+
 _MIN_POINTS = 10  # three coefficients run through three points exactly, whatever the curve
-_MAX_LOG = 700.0  # exp beyond it leaves float64
-_TIE = 1e-12  # differences in r2 of this size are rounding
 
 _MIN_R2 = 0.9  # of `misfit`, as the next ones; the paper takes 0.995 (Table 1) for a fit
 _MAX_SYSTEMATIC = 0.01  # of the variance of ln(L - L0), beside independent noise
@@ -30,12 +31,21 @@ class ScalingLaw(NamedTuple):
     beta: float  # large is fast
     t0: int  # steps; the law holds after it
     r2: float  # squared correlation of ln(L - L0) with ln t over t = t0+1 .. T
+    misfit: str | None = None  # why B and beta say nothing of the curve; None where they do
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """L0, B, beta, t0 and r2 by name."""
+        return {name: getattr(self, name) for name in COEFFICIENTS}
 
     def predict(self, t: ArrayLike) -> np.ndarray:
         """The loss at inner step `t` > 0 (meant for t > t0), nats, float64, shaped like `t`."""
         # (B / t)^beta would overflow in B / t or the power long before their combination does.
         log_t = np.log(np.asarray(t, np.float64))
         return self.L0 + np.exp(self.beta * (math.log(self.B) - log_t))
+
+
+COEFFICIENTS = ("L0", "B", "beta", "t0", "r2")
 
 
 class ScalingLawImprovement(NamedTuple):
@@ -77,9 +87,9 @@ def fit_scaling_law(
       min_decades: decades of t, from t0 to T, that the fit must cover.
 
     Returns:
-      ScalingLaw. B and beta of noisy curves are strongly correlated: B spans orders of magnitude
-      where beta is small. Cost: some 5000 passes over the curve, 0.2 s for T = 4000;
-      80 passes with a fixed t0.
+      ScalingLaw; its `misfit` says whether the curve follows none. B and beta of noisy curves are
+      strongly correlated: B spans orders of magnitude where beta is small. Cost: some 5000 passes
+      over the curve, 0.2 s for T = 4000; 240 passes with a fixed t0.
 
     Raises:
       ValueError: losses that are not a vector, too few for a fit, not finite or not positive; an
@@ -132,10 +142,10 @@ def fit_scaling_laws(
 
     if t0 is not None:
         start = int(t0)
-        score, floor = _search_floor(arrays, start, L0)
+        score, floor = search_floor(arrays, start, L0)
     else:
         latest = max(0, min(largest, int(num_steps / 10**min_decades)))
-        start, score, floor = _search_start(arrays, latest, L0)
+        start, score, floor = search_start(arrays, latest, L0)
     if score == math.inf:
         limit = min(curve[1:].min() for curve in arrays)
         cure = f" `L0` = {L0:g} must be below the losses, {limit:g}." if L0 is not None else ""
@@ -145,8 +155,9 @@ def fit_scaling_laws(
         )
     laws = []
     for curve in arrays:
-        beta, log_B, unexplained = _regress(curve, start, floor)
-        laws.append(ScalingLaw(floor, math.exp(log_B), beta, start, 1 - unexplained))
+        beta, log_B, unexplained = regress(curve, start, floor)
+        law = ScalingLaw(floor, math.exp(log_B), beta, start, 1 - unexplained)
+        laws.append(law._replace(misfit=misfit(law, curve)))
     return laws
 
 
@@ -169,6 +180,9 @@ def scaling_law_improvement(
     Returns:
       ScalingLawImprovement, shares (1 is 100 %).
 
+    Warns:
+      UserWarning: a law is a misfit, so that its B and beta, and these numbers, say nothing.
+
     Raises:
       ValueError: L0 or t0 differ, which makes B and beta incomparable.
 
@@ -180,6 +194,13 @@ def scaling_law_improvement(
             f"{optimized.L0:g}, t0 = {conventional.t0} and {optimized.t0}. Fit both with "
             f"fit_scaling_laws."
         )
+    for name, law in (("conventional", conventional), ("optimized", optimized)):
+        if law.misfit is not None:
+            warnings.warn(
+                f"the improvements of B and beta say nothing: `{name}` does not describe its "
+                f"losses ({law.misfit}).",
+                stacklevel=2,
+            )
     return ScalingLawImprovement(
         B=1 - math.exp(math.log(optimized.B) - math.log(conventional.B)),
         beta=(optimized.beta - conventional.beta) / conventional.beta,
@@ -215,7 +236,7 @@ def misfit(law: ScalingLaw, losses: ArrayLike) -> str | None:
     systematic = residual[1:] @ residual[:-1] / (len(fitted) * log_excess.var())
     if law.r2 < _MIN_R2 or systematic > _MAX_SYSTEMATIC:
         return f"the losses do not follow the law (r2 = {law.r2:.3f})"
-    if _exponential_misfit(curve, law.t0) < _search_floor([curve], law.t0, None)[0]:
+    if exponential_misfit(curve, law.t0) < search_floor([curve], law.t0, None)[0]:
         return "an exponential decay fits the losses better"
     if abs(math.log(law.B) - log_t.mean()) > _MAX_DISTANCE:
         return (
@@ -223,111 +244,6 @@ def misfit(law: ScalingLaw, losses: ArrayLike) -> str | None:
             f"change of the losses moves it by orders of magnitude"
         )
     return None
-
-
-def _regress(curve: np.ndarray, t0: int, L0: float) -> tuple[float, float, float]:
-    """The line ln(L - L0) = beta ln B - beta ln t: (beta, ln B, 1 - r2)."""
-    log_t = np.log(np.arange(t0 + 1, len(curve)))
-    log_excess = np.log(curve[t0 + 1 :] - L0)
-    x, y = log_t - log_t.mean(), log_excess - log_excess.mean()
-    total = y @ y
-    if total == 0:
-        return 0.0, 0.0, 1.0
-    beta = -(x @ y) / (x @ x)
-    # The residuals keep the digits of 1 - r2 that 1 - r * r would lose near r = 1.
-    residual = y + beta * x
-    log_B = log_excess.mean() / beta + log_t.mean() if beta != 0 else math.inf
-    return float(beta), float(log_B), float(residual @ residual / total)
-
-
-def _score(curves: Sequence[np.ndarray], t0: int, L0: float) -> float:
-    """sum over curves of 1 - r2, to be minimised; infinite where one does not fall."""
-    score = 0.0
-    for curve in curves:
-        if curve[t0 + 1 :].min() <= L0:
-            return math.inf
-        beta, log_B, unexplained = _regress(curve, t0, L0)
-        if beta <= 0 or abs(log_B) > _MAX_LOG:
-            return math.inf
-        score += unexplained
-    return score
-
-
-def _search_start(
-    curves: Sequence[np.ndarray], latest: int, L0: float | None
-) -> tuple[int, float, float]:
-    """The best (t0, score, L0) with t0 in 0 .. latest; the smallest of equally good t0."""
-    fits: dict[int, tuple[float, float]] = {}
-    spread = np.geomspace(1, max(latest, 1), 32).round().astype(int)
-    candidates = {0, *np.minimum(spread, latest).tolist()}
-    while True:
-        fits |= {start: _search_floor(curves, start, L0) for start in candidates}
-        best = min(score for score, _ in fits.values())
-        chosen = min(start for start, (score, _) in fits.items() if score <= best + _TIE)
-        tried = sorted(fits)
-        place = tried.index(chosen)
-        low, high = tried[max(place - 1, 0)], tried[min(place + 1, len(tried) - 1)]
-        candidates = {*np.linspace(low, high, 16).round().astype(int).tolist()} - fits.keys()
-        if not candidates:
-            return chosen, *fits[chosen]
-
-
-def _search_floor(curves: Sequence[np.ndarray], t0: int, L0: float | None) -> tuple[float, float]:
-    """The best (score, L0) at a given t0; `L0` itself when it is given."""
-    if L0 is not None:
-        return _score(curves, t0, float(L0)), float(L0)
-    lowest = float(min(curve[t0 + 1 :].min() for curve in curves))
-    return _minimise_over_floor(lambda floor: _score(curves, t0, floor), lowest)
-
-
-def _exponential_misfit(curve: np.ndarray, t0: int) -> float:
-    """1 - r2 of the line ln(L - L0) = a - t / tau, at its best L0."""
-    t, losses = np.arange(t0 + 1, len(curve)), curve[t0 + 1 :]
-
-    def score(floor: float) -> float:
-        return float(1 - np.corrcoef(t, np.log(losses - floor))[0, 1] ** 2)
-
-    return _minimise_over_floor(score, float(losses.min()))[0]
-
-
-def _minimise_over_floor(score_of: Callable[[float], float], lowest: float) -> tuple[float, float]:
-    """The best (score, L0) with 0 <= L0 < `lowest`, the smallest loss."""
-
-    # L0 = lowest (1 - e^-depth): where the curve has come close to its floor, the score changes
-    # with the order of magnitude of lowest - L0.
-    def floor(depth: float) -> float:
-        return -lowest * math.expm1(-depth)
-
-    def score(depth: float) -> float:
-        return score_of(floor(depth))
-
-    depths = np.linspace(0, 20, 41)
-    scores = [score(depth) for depth in depths]
-    place = int(np.argmin(scores))
-    low, high = depths[max(place - 1, 0)], depths[min(place + 1, len(depths) - 1)]
-    depth = _golden_section(score, float(low), float(high))
-    # The search never tries its ends, and L0 = 0 is one.
-    return min((scores[place], floor(depths[place])), (score(depth), floor(depth)))
-
-
-def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
-    """The minimum of a function with a single one between `low` and `high`, to 1e-9.
-
-    Not scipy.optimize: importing that takes longer than all the fits of a report.
-    """
-    ratio = (math.sqrt(5) - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = function(left), function(right)
-    while high - low > 1e-9:
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = function(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = function(right)
-    return (low + high) / 2
 
 
 def _check_curve(losses: ArrayLike, name: str) -> np.ndarray:

@@ -34,7 +34,7 @@ def test_two_lines_and_no_warning(said):
     assert len(lines) == 2, lines
     assert "300 documents divided by <|endoftext|>" in lines[0]
     assert "train 700, desired 16, validation 16, test 16" in lines[1]
-    assert "0.00% unknown" in lines[1]
+    assert " 0% unknown" in lines[1]
     assert facts[0] == "vocabulary of 200"
     assert facts[1].startswith("748 of ")
     # The tokens' part comes from the cache.
@@ -52,7 +52,7 @@ def test_what_would_surprise_is_warned_of(said):
         "Raise data.max_bytes",
         "4 repeated documents and 1 empty documents are left out",
         "of the tokens are unknown, which the model cannot tell apart. Raise data.vocab_size",
-        "sequences are not used. Raise data.num_train",
+        "sequences are used. Raise data.num_train",
     ):
         assert words in warnings
 

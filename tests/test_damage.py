@@ -1,5 +1,6 @@
 """Damaged, lost and stray files in a workdir: put right, left out with a word, never believed."""
 
+import contextlib
 import json
 import shutil
 
@@ -123,6 +124,36 @@ def test_of_damaged_checkpoints_the_one_before_is_used(finished, unfinished):
     log = (run_without_report(unfinished) / "log.txt").read_text()
     assert "8 is damaged and is not used: its record" in log
     assert results(unfinished) == results(finished[0])
+
+
+@contextlib.contextmanager
+def failing(path):
+    """The disk does not give a file: that of a process's memory is one that says so to anybody."""
+    kept = path.rename(path.with_name("kept"))
+    path.symlink_to("/proc/self/mem")
+    yield
+    path.unlink()
+    kept.rename(path)
+
+
+def test_what_the_disk_does_not_give_is_not_damaged(finished, workdir):
+    """Nothing is put in its place, and nothing begins again."""
+    (workdir / "report.html").unlink()
+    newest = workdir / "checkpoints" / "8"
+    files = (path for path in (newest / "arrays").rglob("*") if path.is_file())
+    payload = max(files, key=lambda path: path.stat().st_size)
+    paths = (workdir / "manifest.json", workdir / "policy.npy", workdir / "data.json")
+    for path in paths:
+        with failing(path):
+            assert_refused(call(*RUN, workdir), f"{path} cannot be read: Input/output error")
+    for name in ("manifest.json", "policy.npy", "analysis.npz", "summary.json"):
+        (workdir / name).unlink()
+    others = (workdir / "config.json", workdir / "metrics.jsonl")
+    for path in (payload, newest / "record" / "record.json", *others):
+        with failing(path):
+            assert_refused(call(*RUN, workdir), f"{path} cannot be read: Input/output error")
+    run_without_report(workdir)
+    assert results(workdir) == results(finished[0])
 
 
 @pytest.mark.slow

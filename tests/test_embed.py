@@ -67,7 +67,7 @@ def models_with_the_same_parameters(embed):
 @jax.numpy_rank_promotion("allow")
 def test_linen_nnx_and_plain_models_agree(embed):
     # A state with every kind of leaf, and a norm over the whole pytree, whatever its class.
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, eps_root=1e-12))
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, eps_root=1e-8))
     data = jax.jit(embed.make_data)(jax.random.key(1))
     policy = jax.nn.softmax(normal(2, (12, embed.NUM_EXAMPLES)))
     results = {}

@@ -44,13 +44,13 @@ def gradient_of(optimizer, problem, **options):
             optax.partition({"a": optax.sgd(0.1), "b": optax.lion(0.1)}, {"w": "a", "b": "b"}),
             r"only the sign of the gradient of params\['b'\]:",
         ),
-        "polyak_sgd": (optax.polyak_sgd(), "needs the value of the loss"),
-        "lbfgs": (optax.lbfgs(), "needs the value of the loss"),
-        "momo": (contrib.momo(0.1), "needs the value of the loss"),
-        "sophia": (contrib.sophia(0.1), "needs the value of the loss"),
+        "polyak_sgd": (optax.polyak_sgd(), "need the value of the loss"),
+        "lbfgs": (optax.lbfgs(), "need the value of the loss"),
+        "momo": (contrib.momo(0.1), "need the value of the loss"),
+        "sophia": (contrib.sophia(0.1), "need the value of the loss"),
         "plateau": (
             optax.chain(optax.sgd(0.1), contrib.reduce_on_plateau()),
-            "needs the value of the loss",
+            "need the value of the loss",
         ),
         "lookahead": (optax.lookahead(optax.sgd(0.1), 5, 0.5), "lookahead"),
     }.values(),
@@ -96,6 +96,30 @@ def test_the_cure_works_for_a_parameter_without_gradient(cured):
 def test_a_derivative_that_predicts_nothing_is_said(optimizer):
     loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)
     with pytest.warns(UserWarning, match=r"exact and may predict nothing.*eps_root=1e-6"):
+        jax.eval_shape(value_and_grads(loss_auc), *make_logistic())
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.sgd(jnp.nan),
+        optax.sgd(0.1, momentum=jnp.nan),
+        optax.adamw(jnp.inf, eps_root=ROOT),
+        optax.chain(optax.clip(1.0), optax.sgd(jnp.inf)),
+        optax.sgd(lambda step: 0.1 / step),
+    ],
+)
+def test_numbers_that_are_none_are_refused(optimizer):
+    loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)
+    with pytest.raises(ValueError, match="learning rate or schedule"):
+        jax.eval_shape(value_and_grads(loss_auc), *make_logistic())
+
+
+def test_a_norm_that_is_divided_by_is_steep_at_a_zero_gradient():
+    """Exact there, and ten thousand times what a small step shows."""
+    optimizer = optax.chain(optax.normalize_by_update_norm(), optax.sgd(0.1))
+    loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)
+    with pytest.warns(UserWarning, match="steep where a whole gradient is zero.*divides by a norm"):
         jax.eval_shape(value_and_grads(loss_auc), *make_logistic())
 
 

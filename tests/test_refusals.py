@@ -133,7 +133,7 @@ def test_checkpoints_of_an_earlier_lljax_are_refused_and_left_alone(finished, tm
 
 def test_a_workdir_that_is_a_file():
     result = call(*RUN, "README.md")
-    assert_refused(result, "--workdir README.md cannot be read")
+    assert_refused(result, "--workdir README.md is a file, and must be a folder")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -183,6 +183,49 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
         damage(workdir / "data.json")
         result = call(*command, "--outer.num-steps", "2")
         assert_refused(result, "not those that the run", "the data that the task reads")
+
+
+BY_URL = """
+import dataclasses
+import numpy as np
+from lljax.tasks import perceptron
+from lljax.tasks.perceptron import PerceptronConfig
+
+@dataclasses.dataclass(frozen=True)
+class Config(PerceptronConfig):
+    url: str = ""
+
+def build(config):
+    problem = perceptron.TASK.build(config)
+    sign = np.float32(-1 if "dogs" in config.url else 1)
+    return dataclasses.replace(problem, test=problem.test._replace(z=sign * problem.test.z))
+
+def get_task():
+    return dataclasses.replace(perceptron.TASK, config_type=Config, build=build)
+
+def get_config():
+    return Config()
+"""
+
+
+def test_urls_that_differ_only_in_what_is_kept_secret_are_two_runs(tmp_path):
+    config, workdir = tmp_path / "own.py", tmp_path / "run"
+    config.write_text(BY_URL)
+    command = ("run", config, *SMALL, "--outer.num-steps", "1", "--workdir", workdir, "--url")
+    result = call(*command, "https://host.org/get?set=cats")
+    assert result.returncode == 0, result.stderr
+    before = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    result = call(*command, "https://host.org/get?set=dogs")
+    assert_refused(result, "the data or initial parameters are not those")
+    after = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    assert after == before
+    assert "cats" not in "".join(map(str, before.values()))
+    assert "finished. Its report" in call(*command, "https://host.org/get?set=cats").stderr
+    # Another token, and the same data: it is the same run.
+    result = call(*command, "https://host.org/get?set=cats&token=2")
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "policy.npy").read_bytes() == before["policy.npy"]
+    assert "finished. Its report" in call(*command, "https://host.org/get?set=cats&token=2").stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("report", "--help")])

@@ -12,7 +12,7 @@ from typing import Any
 
 from lljax.artifacts import schema
 from lljax.artifacts.files import write_json
-from lljax.artifacts.reading import read_json
+from lljax.artifacts.reading import check_absent, read_json
 
 
 def write_manifest(folder: Path) -> None:
@@ -30,12 +30,18 @@ def renew_report(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, str] | None:
-    """File name -> SHA-256; None where there is no manifest, or it is damaged."""
+    """File name -> SHA-256; None where there is no manifest, or it is damaged.
+
+    Raises:
+      CannotRead: the disk or its permissions do not let it be read.
+    """
+    path = folder / schema.MANIFEST_FILE
     try:
-        manifest = read_json(folder / schema.MANIFEST_FILE)
+        manifest = read_json(path)
         files = dict(manifest["files"])
         return files if manifest["sha256"] == _digest_of_tree(files) else None
-    except (OSError, TypeError, LookupError, ValueError):
+    except (OSError, TypeError, LookupError, ValueError) as error:
+        check_absent(path, error)
         return None
 
 
@@ -48,6 +54,9 @@ def wrong_files(folder: Path, names: Collection[str] | None = None) -> list[str]
 
     Returns:
       None where there is no manifest, or it is damaged.
+
+    Raises:
+      CannotRead: the disk or its permissions do not let one of them be read.
     """
     files = read_manifest(folder)
     if files is None:
@@ -75,11 +84,12 @@ def _write(folder: Path, files: dict[str, Any]) -> None:
 
 
 def _digest(path: Path) -> str | None:
-    """Of a file's bytes; None where it cannot be read."""
+    """Of a file's bytes; None where there is no file."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except OSError as error:
+        check_absent(path, error)
         return None
 
 

@@ -1,5 +1,6 @@
 """Reads files that a disk may have damaged: whatever is wrong with one is said in a few words."""
 
+import errno
 import json
 import math
 from collections.abc import Callable
@@ -8,13 +9,35 @@ from typing import Any
 
 import numpy as np
 
+from lljax.artifacts.failures import NEEDED
+from lljax.errors import CannotRead
 from lljax.safe_text import printable
 
+# What the system says of a file that is not there, or is none; it says anything else of its own.
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 LARGEST = 2**63  # of whole numbers: larger ones overflow where they are used
 
 
 class Unreadable(ValueError):
     """A file, or a part of it, that cannot be read; says why."""
+
+
+def check_absent(path: Path, error: Exception) -> None:
+    """CannotRead unless an error of reading a file means that it is not there, or damaged.
+
+    Without permission, or on a failing disk, it may be whole: nothing may be put in its place.
+    """
+    if isinstance(error, OSError) and not isinstance(error, _ABSENT) and error.errno != errno.ELOOP:
+        raise cannot_read(path, error) from error
+
+
+def cannot_read(path: Path, error: OSError) -> CannotRead:
+    """What to say of it: what happened, where, and what is needed."""
+    needed = NEEDED.get(error.errno or 0, "Put that right")
+    return CannotRead(
+        f"{printable(str(path))} cannot be read: {error.strerror or error}. {needed}, and the same "
+        f"command goes on; nothing was changed."
+    )
 
 
 def parse_json(text: str) -> Any:
@@ -63,6 +86,12 @@ def _load(path: Path, take: Callable[[Any], Any]) -> Any:
     with path.open("rb") as file:
         try:
             return take(np.load(file, allow_pickle=False))
+        except OSError as error:
+            if error.errno is not None:  # of the disk; numpy raises others for damaged bytes
+                raise
+            raise Unreadable(f"{type(error).__name__}: {printable(str(error))[:200]}") from None
+        except MemoryError:
+            raise
         except Exception as error:  # whatever numpy and zipfile make of damaged bytes
             words = printable(" ".join(str(error).split()))[:200]
             raise Unreadable(f"{type(error).__name__}: {words}") from None

@@ -9,7 +9,13 @@ import numpy as np
 
 from lljax.artifacts import schema
 from lljax.artifacts.manifest import wrong_files
-from lljax.artifacts.reading import Unreadable, parse_json, read_npz, read_text
+from lljax.artifacts.reading import (
+    Unreadable,
+    check_absent,
+    parse_json,
+    read_npz,
+    read_text,
+)
 from lljax.errors import UserError
 
 CURE = "The same `lljax run` command on this workdir continues the run and writes it again."
@@ -75,7 +81,9 @@ def load_results(workdir: Path) -> Results:
     config = load_settings(workdir)
     summary_path = workdir / schema.SUMMARY_FILE
     if not summary_path.is_file():
-        raise UserError(f"{workdir} holds no summary.json: the run has not finished. {CURE}")
+        lost = (workdir / schema.MANIFEST_FILE).exists()
+        state = "it was lost" if lost else "the run has not finished"
+        raise UserError(f"{workdir} holds no summary.json: {state}. {CURE}")
     summary = _read_json(summary_path, schema.check_summary)
     samples_path = workdir / schema.SAMPLES_FILE
     results = Results(
@@ -115,6 +123,7 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing. {CURE}") from None
     except OSError as error:
+        check_absent(path, error)
         raise UserError(f"{path} cannot be read: {error.strerror}. {CURE}") from None
     except Unreadable as error:
         raise UserError(f"{path} is half-written or damaged ({error}). {CURE}") from None

@@ -90,8 +90,9 @@ class TextAccount:
         return [
             f"text: {self.bytes_read:,} bytes of {self.source}, {documents}{left_out}{cut}",
             f"sequences: {used:,} of {counts.sequences:,} used ({sets}); {counts.length} tokens "
-            f"each, {counts.padding / self._places:.1%} padding, {self._unknown:.2%} unknown; "
-            f"{counts.dropped / max(counts.tokens, 1):.1%} of the text in ends too short for one",
+            f"each, {_share(counts.padding, self._places)} padding, "
+            f"{_share(counts.unknown, counts.tokens)} unknown; "
+            f"{_share(counts.dropped, counts.tokens)} of the text in ends too short for one",
         ]
 
     def warnings(self) -> list[str]:
@@ -99,7 +100,7 @@ class TextAccount:
         counts, used = self.counts, sum(self.used.values())
         found = []
         if self.cut:
-            share = f" of {self.size:,} ({self.bytes_read / self.size:.1%})" if self.size else ""
+            share = f" of {self.size:,} ({_share(self.bytes_read, self.size)})" if self.size else ""
             found.append(
                 f"only the first {self.bytes_read:,} bytes{share} of the text are read. Raise "
                 f"data.max_bytes for more."
@@ -112,23 +113,23 @@ class TextAccount:
             )
         if self._unknown > _MOST_UNKNOWN:
             found.append(
-                f"{self._unknown:.1%} of the tokens are unknown, which the model cannot tell "
-                f"apart. Raise data.vocab_size."
+                f"{_share(counts.unknown, counts.tokens)} of the tokens are unknown, which the "
+                f"model cannot tell apart. Raise data.vocab_size."
             )
         if 0 < used < (1 - _MOST_UNUSED) * counts.sequences:
             found.append(
-                f"{1 - used / counts.sequences:.0%} of the text's {counts.sequences:,} sequences "
-                f"are not used. Raise data.num_train to train on more."
+                f"only {used:,} of the text's {counts.sequences:,} sequences are used. Raise "
+                f"data.num_train to train on more."
             )
         if counts.dropped > _MOST_DROPPED * counts.tokens:
             found.append(
-                f"{counts.dropped / counts.tokens:.0%} of the tokens are in ends of documents too "
-                f"short for a sequence. Lower data.context, or set data.separator for longer "
+                f"{_share(counts.dropped, counts.tokens)} of the tokens are in ends of documents "
+                f"too short for a sequence. Lower data.context, or set data.separator for longer "
                 f"documents."
             )
         if counts.padding > _MOST_PADDING * self._places:
             found.append(
-                f"{counts.padding / self._places:.0%} of the sequences is padding. Lower "
+                f"{_share(counts.padding, self._places)} of the sequences is padding. Lower "
                 f"data.context, or set data.separator for longer documents."
             )
         return [f"warning: {sentence}" for sentence in found]
@@ -144,6 +145,19 @@ class TextAccount:
     def _left_out(self) -> list[tuple[int, str]]:
         both = ((self.repeated, "repeated"), (self.empty, "empty"))
         return [(number, name) for number, name in both if number]
+
+
+def _share(part: int, whole: int) -> str:
+    """In per cent; never 0 or 100 where it is a little more or less.
+
+    >>> _share(1, 3), _share(0, 7), _share(7, 7), _share(1, 5000), _share(4999, 5000)
+    ('33.3%', '0%', '100%', 'under 0.1%', 'over 99.9%')
+    """
+    if part <= 0 or part >= whole:
+        return "0%" if part <= 0 else "100%"
+    if 1000 * part < whole:
+        return "under 0.1%"
+    return "over 99.9%" if 1000 * (whole - part) < whole else f"{part / whole:.1%}"
 
 
 def _plural(number: int, one: str, more: str) -> str:

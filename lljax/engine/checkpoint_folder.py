@@ -15,10 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lljax.artifacts.failures import cannot_write
-from lljax.artifacts.reading import read_json
+from lljax.artifacts.reading import cannot_read, check_absent, read_json
 from lljax.engine import orbax_noise
 from lljax.engine.progress import log
-from lljax.errors import UserError
+from lljax.errors import is_out_of_memory
 from lljax.safe_text import printable
 
 ARRAYS, RECORD = "arrays", "record"  # the parts of a checkpoint
@@ -139,7 +139,7 @@ class CheckpointFolder:
 
         Raises:
           Damaged: it cannot be read or is not what was saved.
-          UserError: there is no permission to read it.
+          UserError: the disk or its permissions do not let it be read.
         """
         return self._signed(number)["record"]
 
@@ -153,6 +153,9 @@ class CheckpointFolder:
         try:
             arrays = self._open().restore(self.path(number).resolve(), args=args)[ARRAYS]
         except Exception as error:  # whatever its libraries make of damaged bytes
+            if is_out_of_memory(error):
+                raise
+            _check_readable(self.path(number))
             raise Damaged(f"its arrays cannot be read ({type(error).__name__})") from error
         if digest(arrays) != signed["arrays"]:
             raise Damaged("its arrays are not those that were saved")
@@ -186,9 +189,8 @@ class CheckpointFolder:
             signed = {"record": dict(found["record"]), "arrays": found["arrays"]}
             if found["sha256"] != _digest_of_json(signed):
                 raise Damaged("its record is not the one that was saved")
-        except PermissionError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         except (OSError, TypeError, ValueError, LookupError) as error:
+            check_absent(path, error)
             raise Damaged(f"its record cannot be read ({type(error).__name__})") from error
         return signed
 
@@ -198,7 +200,25 @@ def _entries(folder: Path) -> Iterator[Path]:
     try:
         return iter(sorted(folder.iterdir()) if folder.is_dir() else ())
     except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+        raise cannot_read(folder, error) from error
+
+
+def _check_readable(folder: Path) -> None:
+    """UserError if the disk does not give every byte in a folder: then nothing in it is damaged."""
+
+    def give_up(error: OSError) -> None:
+        raise error
+
+    path = folder
+    try:
+        for place, _, names in os.walk(folder, onerror=give_up):
+            for name in names:
+                path = Path(place, name)
+                with path.open("rb") as file:
+                    while file.read(1 << 20):
+                        pass
+    except OSError as error:
+        check_absent(path, error)
 
 
 def _is_checkpoint(path: Path) -> bool:

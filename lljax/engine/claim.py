@@ -6,20 +6,19 @@ from typing import Any
 
 from lljax.artifacts import schema
 from lljax.artifacts.files import write_json
-from lljax.artifacts.reading import Unreadable, read_json
+from lljax.artifacts.reading import Unreadable, cannot_read, check_absent, read_json
+from lljax.engine import differences
 from lljax.engine.checkpoint_folder import UNFINISHED, CheckpointFolder, Damaged
 from lljax.engine.progress import log
 from lljax.engine.workdir import Workdir
 from lljax.errors import UserError
-from lljax.safe_text import printable, without_secrets
+from lljax.safe_text import printable
 from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
 _FREE = ("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers")
 # Settings that say how far it goes: a run may be given others.
 _HOW_FAR = ("outer.num_steps", "outer.patience")
-_MOST_DIFFERENCES = 5
-_ABSENT = "absent"
 
 
 class Claim:
@@ -42,6 +41,7 @@ class Claim:
         """
         self._workdir = workdir
         self._wanted = experiment.settings()
+        self._hidden = experiment.hidden_digest()
         self._free = {*_FREE, *experiment.task.free_settings}
         self._replaces: list[str] = []  # in what the run differs whose place this one takes
         self.settings = self._binding(self._wanted)
@@ -57,10 +57,13 @@ class Claim:
             return all(path.name.startswith(".") or self._is_remains(path) for path in paths)
         except FileNotFoundError:
             return True
-        except OSError as error:
+        except NotADirectoryError as error:
             raise UserError(
-                f"--workdir {self._workdir.root} cannot be read: {error.strerror}."
+                f"--workdir {self._workdir.root} is a file, and must be a folder. Give another "
+                f"--workdir, or move the file away."
             ) from error
+        except OSError as error:
+            raise cannot_read(self._workdir.root, error) from error
 
     def _is_remains(self, path: Path) -> bool:
         """Whether it is what a run writes whose folder is taken away: checkpoints half written."""
@@ -76,13 +79,13 @@ class Claim:
             there = self.record["run"]["settings"]
         else:
             there = self._binding(config or {})
-        differences = _differences(there, self.settings)
-        if differences and (self.record is not None or self._workdir.has_results()):
+        differing = differences.differences(there, self.settings)
+        if differing and (self.record is not None or self._workdir.has_results()):
             raise UserError(
-                f"--workdir {root} belongs to a run of another config: {'; '.join(differences)}. "
+                f"--workdir {root} belongs to a run of another config: {'; '.join(differing)}. "
                 f"Give this run a --workdir of its own."
             )
-        self._replaces = differences
+        self._replaces = differing
         made = self.record["outer_step"] if self.record else 0
         if made > self._num_steps:
             raise UserError(
@@ -92,7 +95,8 @@ class Claim:
         if config is not None:
             same = self._binding(config) == self.settings
             flat, wanted = schema.flatten(config), schema.flatten(self._wanted)
-            self.is_unchanged = same and all(flat.get(key) == wanted[key] for key in _HOW_FAR)
+            as_far = all(flat.get(key) == wanted[key] for key in _HOW_FAR)
+            self.is_unchanged = same and as_far and self._is_same_url()
 
     @property
     def _num_steps(self) -> int:
@@ -111,6 +115,7 @@ class Claim:
                 f"not a run of lljax. Give a new or empty folder."
             )
         except (OSError, Unreadable) as error:
+            check_absent(path, error)
             reason = error.strerror if isinstance(error, OSError) else error
             problem = (
                 f"{path} cannot be read ({reason}): the workdir is damaged. Give a new or empty "
@@ -136,12 +141,9 @@ class Claim:
           UserError: it was begun with other data.
         """
         self._digest = digest
-        path = self._workdir.data
-        try:
-            there = read_json(path)["sha256"]
-        except (OSError, Unreadable, LookupError, TypeError):
-            there = None
-        self._data_is_right = there == digest
+        there = self._read_data().get("sha256")
+        self._data_was_lost = there != digest
+        self._data_is_right = there == digest and self._is_same_url()
         begun_with = there if self.record is None else self.record["run"]["data"]
         if begun_with == digest:
             return
@@ -154,6 +156,18 @@ class Claim:
             f"was begun with: {provenance} or a library has changed. Put it back, or give a "
             f"--workdir of its own."
         )
+
+    def _read_data(self) -> dict[str, Any]:
+        """data.json; empty where it is lost or damaged."""
+        try:
+            return dict(read_json(self._workdir.data))
+        except (OSError, Unreadable, TypeError, ValueError) as error:
+            check_absent(self._workdir.data, error)
+            return {}
+
+    def _is_same_url(self) -> bool:
+        """Whether the parts of URLs that no file holds in clear are those of the run there."""
+        return self._read_data().get("url") == self._hidden
 
     @property
     def run(self) -> dict[str, Any]:
@@ -178,9 +192,10 @@ class Claim:
             except ValueError as error:
                 raise UserError(f"config.json cannot hold these settings: {error}.") from error
         if not self._data_is_right:
-            if self.record is not None:
+            if self.record is not None and self._data_was_lost:
                 log(f"warning: {workdir.data} was lost or damaged: it is written again")
-            write_json(workdir.data, {"sha256": self._digest})
+            url = {} if self._hidden is None else {"url": self._hidden}
+            write_json(workdir.data, {"sha256": self._digest, **url})
 
     def _say_what_changes(self) -> None:
         if self.record is None:
@@ -189,18 +204,20 @@ class Claim:
             config = read_json(self._workdir.config)
             there = schema.flatten(config)
             damaged = self._binding(config) != self.settings
-        except (OSError, Unreadable, AttributeError, RecursionError):
+        except (OSError, Unreadable, AttributeError, RecursionError) as error:
+            check_absent(self._workdir.config, error)
             there, damaged = {}, True
         if damaged:
             log(f"warning: {self._workdir.config} was lost or damaged: it is written again")
             return
         here = schema.flatten(self._wanted)
         changed = [
-            f"{key} is {_shown(here[key])} now and was {_shown(there.get(key, _ABSENT))}"
+            f"{key} is {differences.shown(here[key])} now and was {differences.shown(was)}"
             for key in _HOW_FAR
-            if here[key] != there.get(key)
+            if here[key] != (was := there.get(key, differences.ABSENT))
         ]
-        log(f"the run goes on with other settings: {'; '.join(changed)}")
+        if changed:
+            log(f"the run goes on with other settings: {'; '.join(changed)}")
 
     def _binding(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         left_out = {*self._free, *_HOW_FAR}
@@ -217,24 +234,3 @@ def newest_record(workdir: Workdir) -> dict[str, Any] | None:
         except Damaged:
             continue  # told of when it is restored
     return None
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In words, at most some; of another task only that it is another."""
-    keys = [
-        key for key in sorted({*there, *here}) if there.get(key, _ABSENT) != here.get(key, _ABSENT)
-    ]
-    if "task" in keys:
-        keys = ["task"]
-    words = [
-        f"{_shown(key)} is {_shown(there.get(key, _ABSENT))} there and "
-        f"{_shown(here.get(key, _ABSENT))} here"
-        for key in keys[:_MOST_DIFFERENCES]
-    ]
-    more = len(keys) - len(words)
-    return [*words, f"and {more} more"] if more else words
-
-
-def _shown(value: Any) -> str:
-    text = without_secrets(printable(" ".join(str(value).split())))
-    return text if len(text) <= 60 else f"{text[:60]}..."

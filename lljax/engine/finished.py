@@ -6,12 +6,12 @@ import jax.numpy as jnp
 
 import lljax
 from lljax.artifacts import manifest
-from lljax.artifacts.reading import Unreadable, read_npy
+from lljax.artifacts.reading import Unreadable, check_absent, read_npy
 from lljax.artifacts.results import load_results
 from lljax.engine.claim import Claim
 from lljax.engine.progress import log
 from lljax.engine.workdir import Workdir
-from lljax.errors import UserError
+from lljax.errors import CannotRead, UserError
 from lljax.safe_text import printable
 
 State = Literal["whole", "report is wrong", "unfinished"]
@@ -29,9 +29,11 @@ def state(claim: Claim, workdir: Workdir, in_words: bool = False) -> State:
       "whole"; "report is wrong": it only has to be drawn again; "unfinished": it has to go on, or
       a result has to be written again.
     """
-    if not claim.is_unchanged:
-        return "unfinished"
     wrong = manifest.wrong_files(workdir.root)
+    if not claim.is_unchanged:
+        if in_words and wrong:
+            _say_wrong(workdir, wrong, "written again from the checkpoints")
+        return "unfinished"
     if wrong is None:
         # Without a manifest that can be read the checkpoints are believed, if there are any.
         if claim.record is None and workdir.report.is_file() and _can_be_read(workdir):
@@ -47,11 +49,15 @@ def state(claim: Claim, workdir: Workdir, in_words: bool = False) -> State:
     only_report = all(map(manifest.is_of_report, wrong))
     if in_words:
         again = "drawn again" if only_report else "written again from the checkpoints"
-        log(
-            f"warning: of the finished run in {workdir.root} these files are lost or damaged, and "
-            f"are {again}: {printable(', '.join(wrong[:5]))}{' ...' if wrong[5:] else ''}"
-        )
+        _say_wrong(workdir, wrong, again)
     return "report is wrong" if only_report else "unfinished"
+
+
+def _say_wrong(workdir: Workdir, names: list[str], again: str) -> None:
+    log(
+        f"warning: of the finished run in {workdir.root} these files are lost or damaged, and are "
+        f"{again}: {printable(', '.join(names[:5]))}{' ...' if names[5:] else ''}"
+    )
 
 
 def _can_be_read(workdir: Workdir) -> bool:
@@ -62,6 +68,11 @@ def _can_be_read(workdir: Workdir) -> bool:
         if policy.ndim != 2 or len(policy) != num_steps:
             return False
         lljax.check_policy(jnp.asarray(policy))
-    except (UserError, Unreadable, OSError, ValueError, TypeError):
+    except CannotRead:
+        raise
+    except OSError as error:
+        check_absent(workdir.policy, error)
+        return False
+    except (UserError, Unreadable, ValueError, TypeError):
         return False
     return True

@@ -18,7 +18,6 @@ from lljax.checks import num_examples
 from lljax.engine.analysis import LEARNED_EDGES, Analysis, law_steps
 from lljax.engine.metrics import number
 from lljax.safe_text import printable, without_secrets
-from lljax.scaling_law import misfit
 from lljax.tasks.problem import Problem, check_shown
 
 HEATMAP_STEPS = 200
@@ -178,8 +177,8 @@ def _scaling_law(analyses: dict[str, Analysis]) -> dict[str, Any]:
     except ValueError:
         # A test curve that rises follows no power law; the report says so.
         return dict.fromkeys((*POLICIES, "improvement"))
-    fits: dict[str, Any] = {p: law._asdict() for p, law in zip(POLICIES, laws, strict=True)}
-    if any(misfit(law, analyses[p]["test"]) for p, law in zip(POLICIES, laws, strict=True)):
+    fits: dict[str, Any] = {p: law.coefficients for p, law in zip(POLICIES, laws, strict=True)}
+    if any(law.misfit for law in laws):
         return fits | {"improvement": None}
     return fits | {"improvement": lljax.scaling_law_improvement(*laws)._asdict()}
 

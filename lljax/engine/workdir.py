@@ -12,7 +12,7 @@ import numpy as np
 from lljax.artifacts import schema
 from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.files import metrics_line, write_atomically, write_npz
-from lljax.artifacts.reading import Unreadable, read_npz
+from lljax.artifacts.reading import Unreadable, check_absent, read_npz
 from lljax.engine.checkpoint_folder import CheckpointFolder, digest
 from lljax.engine.progress import log
 from lljax.errors import UserError
@@ -107,10 +107,7 @@ class Workdir:
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
         """Makes metrics.jsonl hold just these lines; a word where one of them was not there."""
         content = "".join(map(metrics_line, lines)).encode()
-        try:
-            there = self.metrics.read_bytes()
-        except OSError:
-            there = b""
+        there = self._metrics_bytes()
         if there == content:
             return
         # A killed run may have written lines that no checkpoint holds.
@@ -144,6 +141,7 @@ class Workdir:
         except FileNotFoundError:
             return None
         except OSError as error:
+            check_absent(path, error)
             reason = error.strerror or type(error).__name__
         except Unreadable as error:
             reason = str(error)
@@ -165,7 +163,12 @@ class Workdir:
 
     def _tells_of_a_checkpoint(self) -> bool:
         """Saving step 1 waits for checkpoint 0, so a third line proves that there was one."""
+        return len(self._metrics_bytes().splitlines()) > 2
+
+    def _metrics_bytes(self) -> bytes:
+        """Empty where there is no such file."""
         try:
-            return len(self.metrics.read_bytes().splitlines()) > 2
-        except OSError:
-            return False
+            return self.metrics.read_bytes()
+        except OSError as error:
+            check_absent(self.metrics, error)
+            return b""

@@ -17,3 +17,9 @@ and figures appear in the order of their names. An array that is not stored yet 
 
 Only `page` and the figures load matplotlib and Jinja.
 """
+
+import logging
+
+# Where HOME cannot be written matplotlib advises, in two long lines, to set a variable of its own:
+# that costs a second and is none of the user's concern.
+logging.getLogger("matplotlib").addFilter(lambda said: "MPLCONFIGDIR" not in said.getMessage())

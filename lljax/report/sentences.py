@@ -10,6 +10,7 @@ from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES
 from lljax.report.words import POLICY_NAMES, acceleration, change, is_number, number, percent
 from lljax.scaling_law import (
+    COEFFICIENTS,
     ScalingLaw,
     ScalingLawImprovement,
     misfit,
@@ -22,7 +23,7 @@ ONE = 1.005  # the smallest acceleration that is not shown as 1.00
 
 def is_fit(fit: Mapping[str, Any] | None) -> bool:
     """Whether a scaling law was fitted, with all its numbers."""
-    return all(is_number((fit or {}).get(key)) for key in ScalingLaw._fields)
+    return all(is_number((fit or {}).get(key)) for key in COEFFICIENTS)
 
 
 def improvement(results: Results) -> tuple[ScalingLawImprovement | None, str]:
@@ -33,7 +34,7 @@ def improvement(results: Results) -> tuple[ScalingLawImprovement | None, str]:
     fits = [results.summary["scaling_law"][policy] for policy in POLICIES]
     if not all(map(is_fit, fits)):
         return None, ""
-    laws = [ScalingLaw(*(fit[key] for key in ScalingLaw._fields)) for fit in fits]
+    laws = [ScalingLaw(*(fit[key] for key in COEFFICIENTS)) for fit in fits]
     try:
         better = scaling_law_improvement(*laws)
     except ValueError:  # the fits differ in L0 or t0

@@ -6,7 +6,7 @@ import json
 import numbers
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -99,8 +99,21 @@ class Experiment(NamedTuple):
         """What config.json holds: a tuple as a list, what JSON has no form for in words, and URLs
         without passwords and tokens.
         """
+        return _without_secrets(self._all_settings())
+
+    def hidden_digest(self) -> str | None:
+        """32 bits of a hash of the URLs of which `settings` leaves out a part; None without one.
+
+        Too short to find a password by, and enough to see that it is another URL.
+        """
+        hidden = [text for text in _texts(self._all_settings()) if without_secrets(text) != text]
+        if not hidden:
+            return None
+        return hashlib.sha256(json.dumps(hidden).encode()).hexdigest()[:8]
+
+    def _all_settings(self) -> dict[str, Any]:
         settings = {"task": self.task.name, **dataclasses.asdict(self.config)}
-        return _without_secrets(json.loads(json.dumps(settings, default=str)))
+        return json.loads(json.dumps(settings, default=str))
 
 
 class WeightedExamples(NamedTuple):
@@ -277,6 +290,14 @@ def _without_secrets(settings: Any) -> Any:
     if isinstance(settings, list):
         return [_without_secrets(value) for value in settings]
     return without_secrets(settings) if isinstance(settings, str) else settings
+
+
+def _texts(settings: Any) -> Iterator[str]:
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, dict | list):
+        for part in settings.values() if isinstance(settings, dict) else settings:
+            yield from _texts(part)
 
 
 def _file_of(function: Any) -> str | None:
