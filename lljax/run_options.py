@@ -14,7 +14,7 @@ from lljax.loss_check import check_losses
 from lljax.memory import MemoryStrategy
 from lljax.microbatch import split_microbatches
 from lljax.passes import Rules, SharedLossFn, choose_pass, has_backward_rules
-from lljax.step_inputs import check_step_inputs, take
+from lljax.step_inputs import as_step_inputs, check_step_inputs, take
 from lljax.types import Batch, LossFn, Params, SecondOrder, StepInputs, ZeroWeight
 
 
@@ -75,6 +75,9 @@ class RunOptions:
         constants: Any,
     ) -> StepInputs:
         """The inputs of the steps; ValueError unless everything fits together."""
+        given = as_step_inputs(policy)
+        if given.index is None:  # first: that a list must be stacked says more than a loss's shape
+            checks.check_policy_shape(given.weights, train)
         self.check_functions(params, train, {"desired": desired}, constants)
         return self.check_inputs(policy, params, train, desired)
 
