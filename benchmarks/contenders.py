@@ -14,9 +14,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lljax
-from benchmarks import torch_contenders
+from benchmarks import dataset_metagradients, torch_contenders
 from benchmarks.contender import Contender, MissingError, compiled
-from benchmarks.problems import LEARNING_RATE, Problem
+from benchmarks.problems import Problem, take
 
 INNER_GRADIENT = "inner gradient"
 
@@ -25,8 +25,14 @@ def lljax_way(**strategy) -> Callable[[Problem], Contender]:
     """`build_loss_auc` with these options."""
 
     def build(problem):
-        loss_auc = lljax.build_loss_auc(problem.loss_fn, optax.sgd(LEARNING_RATE), **strategy)
-        return compiled(loss_auc, problem)
+        loss_auc = lljax.build_loss_auc(
+            problem.loss_fn, problem.optimizer, eval_every=problem.eval_every, **strategy
+        )
+
+        def of_weights(weights, params, train, desired, index=None):
+            return loss_auc(lljax.StepInputs(weights, index), params, train, desired)
+
+        return compiled(of_weights, problem)
 
     return build
 
@@ -56,19 +62,20 @@ def _scan(scan: Callable, gradient_of: Callable | None = None) -> Callable[[Prob
     """The loss AUC as a user without lljax would write it, over the given kind of scan."""
 
     def build(problem):
-        optimizer = optax.sgd(LEARNING_RATE)
-        gradient = (gradient_of or _plain_gradient)(problem.loss_fn)
+        gradient_fn = (gradient_of or _plain_gradient)(problem.loss_fn)
 
-        def loss_auc(policy, params, train, desired):
-            def step(state, row):
-                params, opt_state = state
-                updates, opt_state = optimizer.update(
-                    gradient(params, row, train), opt_state, params
-                )
-                params = optax.apply_updates(params, updates)
-                return (params, opt_state), problem.loss_fn(params, desired).mean()
+        def loss_auc(policy, params, train, desired, index=None):
+            def step(state, step):
+                row, places = step
+                gradient = gradient_fn(state[0], row, take(train, places))
+                params, _ = state = problem.update(gradient, state)
+                loss = None if problem.only_end else problem.loss_fn(params, desired).mean()
+                return state, loss
 
-            _, losses = scan(step, (params, optimizer.init(params)), policy)
+            start = params, problem.optimizer.init(params)
+            (params, _), losses = scan(step, start, (policy, index))
+            if losses is None:
+                losses = problem.loss_fn(params, desired)
             return losses.mean(), losses
 
         return compiled(loss_auc, problem)
@@ -77,11 +84,11 @@ def _scan(scan: Callable, gradient_of: Callable | None = None) -> Callable[[Prob
 
 
 def _plain_gradient(loss_fn):
-    return lambda params, row, train: jax.grad(lambda p: row @ loss_fn(p, train))(params)
+    return lambda params, row, batch: jax.grad(lambda p: row @ loss_fn(p, batch))(params)
 
 
-def _checkpointed_scan(step, state, policy, keep=None):
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False, policy=keep), state, policy)
+def _checkpointed_scan(step, state, steps, keep=None):
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False, policy=keep), state, steps)
 
 
 # With the inner gradients kept beside the states only the desired loss is computed twice.
@@ -90,10 +97,10 @@ _mixed_mode_scan = functools.partial(
 )
 
 
-def _equinox_scan(step, state, policy):
+def _equinox_scan(step, state, steps):
     import equinox.internal
 
-    return equinox.internal.scan(step, state, policy, kind="checkpointed")
+    return equinox.internal.scan(step, state, steps, kind="checkpointed")
 
 
 def _equinox(problem: Problem) -> Contender:
@@ -105,21 +112,21 @@ def _equinox(problem: Problem) -> Contender:
 def _mixed_mode_gradient(loss_fn):
     """The weighted gradient with a forward-mode pass as its reverse rule (arXiv:2505.00793)."""
 
-    def gradient_and_losses(params, row, train):
-        losses, pull_back = jax.vjp(lambda p: loss_fn(p, train), params)
+    def gradient_and_losses(params, row, batch):
+        losses, pull_back = jax.vjp(lambda p: loss_fn(p, batch), params)
         return pull_back(row)[0], losses
 
     @jax.custom_vjp
-    def gradient(params, row, train):
-        return gradient_and_losses(params, row, train)[0]
+    def gradient(params, row, batch):
+        return gradient_and_losses(params, row, batch)[0]
 
     def forward(*arguments):
         return gradient(*arguments), arguments
 
     def backward(arguments, direction):
-        params, row, train = arguments
+        params, row, batch = arguments
         _, (curvature, slopes) = jax.jvp(
-            lambda p: gradient_and_losses(p, row, train), (params,), (direction,)
+            lambda p: gradient_and_losses(p, row, batch), (params,), (direction,)
         )
         return curvature, slopes, None
 
@@ -131,6 +138,7 @@ def _without_source(build: Callable[[Problem], Contender]):
     return lambda problem, source: build(problem)
 
 
+RECIPE = "recipe of 2604.08423"
 HOST_DEVICES = ", a device a core"  # ends the names of contenders that use them
 CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
     "lljax": _without_source(lljax_way()),
@@ -143,12 +151,24 @@ CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
     "scan, jax.checkpoint": _without_source(_scan(_checkpointed_scan)),
     "equinox, checkpointed": _without_source(_equinox),
     "mixed-mode VJP": _without_source(_scan(_mixed_mode_scan, _mixed_mode_gradient)),
+    RECIPE: _without_source(dataset_metagradients.recipe()),
+    f"{RECIPE}, micro-batches of 8": _without_source(dataset_metagradients.recipe(8)),
     "PyTorch": torch_contenders.plain,
     "TorchOpt": torch_contenders.torchopt,
     "public code, one batch": torch_contenders.public_code(script_batches=False),
     "public code, its batches": torch_contenders.public_code(script_batches=True),
 }
 """Name -> builder; it raises MissingError for what is not installed."""
+
+FULL_BATCH = (
+    f"lljax{HOST_DEVICES}",
+    f"scan{HOST_DEVICES}",
+    "PyTorch",
+    "TorchOpt",
+    "public code, one batch",
+    "public code, its batches",
+)
+"""The contenders that know no mini-batches or do not gain from what they do on a small one."""
 
 
 def _on_cpu() -> bool:
@@ -158,7 +178,11 @@ def _on_cpu() -> bool:
 def fits(name: str, problem: str) -> bool:
     """Whether a contender makes sense for a problem."""
     on_host_devices = name.endswith(HOST_DEVICES)
-    if problem == "perceptron":
+    model = problem.removeprefix("minibatch_")
+    in_minibatches = model != problem
+    if in_minibatches and name in FULL_BATCH or not in_minibatches and name.startswith(RECIPE):
+        return False
+    if model == "perceptron":
         return "micro-batches" not in name and (not on_host_devices or _on_cpu())
     if on_host_devices:
         return False  # its matrix products use all cores anyway

@@ -97,6 +97,7 @@ def measure(
     return {
         "num_steps": problem.num_steps,
         "num_train": problem.num_train,
+        "batch_size": problem.batch_size,
         "num_desired": problem.num_desired,
         "tokens": problem.tokens,
         "flops": problem.flops,
