@@ -37,6 +37,7 @@ from lljax.microbatch import (
     split_microbatches,
 )
 from lljax.passes import (
+    Rules,
     SharedLossFn,
     Wanted,
     bind,
@@ -47,7 +48,7 @@ from lljax.passes import (
 )
 from lljax.step_inputs import is_valid, take
 from lljax.train_step import mean_loss, train_step
-from lljax.types import Batch, Params, PassName, StepInputs, TrainState, ZeroWeight
+from lljax.types import Batch, Params, StepInputs, TrainState, ZeroWeight
 from lljax.update import (
     Cotangent,
     Record,
@@ -80,7 +81,7 @@ class TrainingRun:
     shared: Any  # the third argument of the losses
     microbatch_size: int | None
     zero_weight: ZeroWeight
-    pass_name: PassName
+    rules: Rules
     eval_every: int
     # Of `train`, `desired` and `shared`, in this order.
     wanted: tuple[tuple[bool, ...], ...] = ((), (), ())
@@ -119,7 +120,7 @@ class TrainingRun:
         weights, examples, others = self._batch(inputs)
         of_train, _, of_shared = self.wanted
         terms = pull_back_gradient(
-            self.pass_name,
+            self.rules.train,
             self.loss_fn,
             theta,
             examples,
@@ -131,7 +132,7 @@ class TrainingRun:
         slopes = terms.slopes
         if others is not None and self.zero_weight == "slope_only":
             slopes = slopes + pull_back_slopes(
-                self.pass_name, self.loss_fn, theta, others, self.shared, direction
+                self.rules.train, self.loss_fn, theta, others, self.shared, direction
             )
         desired, sums = self._add_loss_gradient(sums, theta, place, loss_cotangent)
         sums = Sums(
@@ -197,11 +198,15 @@ class TrainingRun:
             examples, _ = self._desired_examples(place)
             count = examples.num_examples
             weights = jnp.full(count, 1 / count, loss_cotangent.dtype)
+            if self.rules.desired_has_rules:
+                weights = loss_cotangent * weights
             return loss_gradient(
                 self.desired_loss_fn, params, examples, self.shared, weights, Wanted(*wanted)
             )
 
         def scaled(tree):
+            if self.rules.desired_has_rules:
+                return tree
             return jax.tree.map(lambda leaf: loss_cotangent.astype(leaf.dtype) * leaf, tree)
 
         of_params, of_desired, of_shared = where_measured(place, gradients, params)

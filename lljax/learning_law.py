@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from lljax import checks
 from lljax.loss_check import check_losses
 from lljax.microbatch import split_microbatches
-from lljax.passes import choose_pass, pull_back_slopes
+from lljax.passes import choose_pass, has_backward_rules, pull_back_slopes
 from lljax.train_step import weighted_gradient
 from lljax.types import Batch, LossFn, Params
 
@@ -81,7 +81,7 @@ def contributions(
     direction, _ = weighted_gradient(desired_losses, params, wanted, mean)
     examples = split_microbatches(train, microbatch_size)
     piece = jax.tree.map(lambda leaf: leaf[0], examples.batch)
-    which = choose_pass("auto", loss_fn, params, piece, rest)
+    which = choose_pass("auto", has_backward_rules(loss_fn, params, piece, *rest))
     return pull_back_slopes(
         which, lambda p, b, rest: loss_fn(p, b, *rest), params, examples, rest, direction
     )

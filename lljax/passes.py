@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr, subjaxprs
 
 from lljax.microbatch import Examples
 from lljax.train_step import example_losses, weighted_gradient
@@ -23,6 +24,13 @@ from lljax.types import Batch, Params, PassName, SecondOrder
 
 SharedLossFn = Callable[[Params, Batch, Any], jax.Array]
 """(theta, B examples, c: what all examples share) -> losses [B]."""
+
+
+class Rules(NamedTuple):
+    """How the losses are differentiated."""
+
+    train: PassName = "reverse_over_reverse"
+    desired_has_rules: bool = True  # of its own: then its gradient may not be linear in a weight
 
 
 class Wanted(NamedTuple):
@@ -44,40 +52,30 @@ class Terms(NamedTuple):
     shared: list[jax.Array]  # of the wanted leaves
 
 
-def choose_pass(
-    second_order: SecondOrder,
-    loss_fn: Callable,
-    params: Params,
-    batch: Batch,
-    rest: tuple[Any, ...],
-) -> PassName:
-    """The pass that was asked for; "auto" is the fast one, unless the loss has no JVP.
-
-    A JVP of the gradient would not tell: it applies a backward rule of `jax.custom_vjp` once, and
-    then takes it for the derivative of the value.
+def choose_pass(second_order: SecondOrder, has_backward_rules: bool) -> PassName:
+    """The pass that was asked for; "auto" is the fast one, unless the loss has rules of its own.
 
     Raises:
-      ValueError: forward over reverse was asked for, and the loss has no JVP.
+      ValueError: forward over reverse was asked for, and the loss has no forward derivative.
     """
-    if second_order == "reverse_over_reverse":
+    if second_order == "reverse_over_reverse" or (second_order == "auto" and has_backward_rules):
         return "reverse_over_reverse"
-
-    def forward(params, batch, rest):
-        return jax.jvp(lambda theta: loss_fn(theta, batch, *rest), (params,), (params,))
-
-    try:
-        jax.eval_shape(forward, params, batch, rest)
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
-        if second_order == "auto":
-            return "reverse_over_reverse"
+    if has_backward_rules:
         raise ValueError(
             "`second_order='forward_over_reverse'` needs a forward derivative of `loss_fn`, which "
             "calls a function with a backward rule of its own (jax.custom_vjp). Pass "
             "second_order='reverse_over_reverse', or leave it to 'auto'."
-        ) from error
+        )
     return "forward_over_reverse"
+
+
+def has_backward_rules(loss_fn: Callable, *arguments: Any) -> bool:
+    """Whether a `jax.custom_vjp` is in a loss. Costs a trace of it.
+
+    A JVP of the gradient would not tell: it goes through such a rule once, and then takes it for
+    the derivative of the value.
+    """
+    return _calls_custom_vjp(jax.make_jaxpr(loss_fn)(*arguments).jaxpr)
 
 
 def pull_back_gradient(
@@ -233,3 +231,10 @@ def _reverse_over_reverse(losses, params, data, constants, weights, direction) -
     _, pull_back = jax.vjp(gradient, params, data, constants, weights)
     curvature, of_data, of_constants, slopes = pull_back(direction)
     return Terms(curvature, slopes, of_data, of_constants)
+
+
+def _calls_custom_vjp(jaxpr: Jaxpr) -> bool:
+    names = (equation.primitive.name for equation in jaxpr.eqns)
+    return any(name.startswith("custom_vjp_call") for name in names) or any(
+        map(_calls_custom_vjp, subjaxprs(jaxpr))
+    )

@@ -13,9 +13,9 @@ from lljax.closures import open_closure
 from lljax.loss_check import check_losses
 from lljax.memory import MemoryStrategy
 from lljax.microbatch import split_microbatches
-from lljax.passes import SharedLossFn, choose_pass
+from lljax.passes import Rules, SharedLossFn, choose_pass, has_backward_rules
 from lljax.step_inputs import check_step_inputs, take
-from lljax.types import Batch, LossFn, Params, PassName, SecondOrder, StepInputs, ZeroWeight
+from lljax.types import Batch, LossFn, Params, SecondOrder, StepInputs, ZeroWeight
 
 
 class Held(NamedTuple):
@@ -37,7 +37,7 @@ class RunFunctions:
     loss_fn: SharedLossFn  # its third argument is Shared
     desired_loss_fn: SharedLossFn
     optimizer: Callable[[Held], optax.GradientTransformation]
-    pass_name: PassName
+    rules: Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,18 +144,18 @@ class RunOptions:
                 shared[1].desired_loss_fn, p, b, *rest_of(shared)
             ),
             optimizer,
-            self.pass_name(params, train, inputs.index, constants),
+            self.rules(inputs, params, train, desired, constants),
         )
         return functions, Held(loss_fn.held, desired_loss_fn.held, (init.held, update.held))
 
-    def as_given(self, pass_name: PassName) -> RunFunctions:
+    def as_given(self, rules: Rules) -> RunFunctions:
         """The functions of a run whose parts are called within one trace."""
         desired_loss_fn = self.desired_loss_fn or self.loss_fn
         return RunFunctions(
             lambda p, b, shared: self.loss_fn(p, b, *rest_of(shared)),
             lambda p, b, shared: desired_loss_fn(p, b, *rest_of(shared)),
             lambda _: self.optimizer,
-            pass_name,
+            rules,
         )
 
     def run(
@@ -179,7 +179,7 @@ class RunOptions:
             shared,
             size,
             self.zero_weight,
-            functions.pass_name,
+            functions.rules,
             self.eval_every,
             wanted,
         )
@@ -194,12 +194,19 @@ class RunOptions:
 
         return jax.eval_shape(cut, batch, index)
 
-    def pass_name(
-        self, params: Params, train: Batch, index: jax.Array | None, constants: Any
-    ) -> PassName:
-        """The pass for this loss."""
-        piece, rest = self._piece(train, index), rest_of((constants, None))
-        return choose_pass(self.second_order, self.loss_fn, params, piece, rest)
+    def rules(
+        self, inputs: StepInputs, params: Params, train: Batch, desired: Batch, constants: Any
+    ) -> Rules:
+        """How the losses are differentiated, for data of these shapes."""
+        rest = rest_of((constants, None))
+        train_piece = self._piece(train, inputs.index)
+        desired_piece = self._piece(desired, inputs.desired_index)
+        has_rules = has_backward_rules(self.loss_fn, params, train_piece, *rest)
+        desired_loss_fn = self.desired_loss_fn or self.loss_fn
+        return Rules(
+            choose_pass(self.second_order, has_rules),
+            has_backward_rules(desired_loss_fn, params, desired_piece, *rest),
+        )
 
 
 def rest_of(shared: tuple[Any, Any]) -> tuple[Any, ...]:

@@ -166,10 +166,12 @@ def build_segments(
         check_loss,
     )
 
-    def training_run(data: Data, params: Params, index: jax.Array | None = None) -> TrainingRun:
+    def training_run(data: Data, params: Params, inputs: StepInputs | None = None) -> TrainingRun:
         train, desired, constants = _parts(data)
-        pass_name = options.pass_name(params, train, index, constants)
-        return options.run(options.as_given(pass_name), train, desired, (constants, Held()))
+        # Where no step is taken, how it would be differentiated does not matter.
+        inputs = StepInputs(jnp.zeros((1, 1))) if inputs is None else inputs
+        rules = options.rules(inputs, params, train, desired, constants)
+        return options.run(options.as_given(rules), train, desired, (constants, Held()))
 
     def observer(run: TrainingRun, watched: Watched):
         batches = {name: split_microbatches(b, microbatch_size) for name, b in watched.items()}
@@ -207,7 +209,7 @@ def build_segments(
     def forward(state, rows, data, watched):
         train, desired, _ = _parts(data)
         inputs = options.check_inputs(rows, state.params, train, desired)
-        run = training_run(data, state.params, inputs.index)
+        run = training_run(data, state.params, inputs)
         observe = observer(run, watched)
         end, losses, kept = adjoint.forward_sweep(run, state, inputs, memory, observe)
         losses = jax.tree.map(lambda losses: losses[eval_every - 1 :: eval_every], losses)
@@ -219,7 +221,7 @@ def build_segments(
 
     def backward(cotangent, kept, rows, loss_cotangents, data):
         inputs = as_step_inputs(rows)
-        run = training_run(data, cotangent.params, inputs.index)
+        run = training_run(data, cotangent.params, inputs)
         if eval_every > 1:
             wide = jnp.zeros(inputs.weights.shape[0], loss_cotangents.dtype)
             loss_cotangents = wide.at[::eval_every].set(loss_cotangents)

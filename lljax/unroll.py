@@ -9,10 +9,9 @@ import optax
 
 from lljax import checks
 from lljax.memory import StoreStates
+from lljax.passes import Rules
 from lljax.run_options import Held, RunOptions
 from lljax.types import Batch, LossFn, Params, PassName, StepInputs, TrainState
-
-PASS: PassName = "reverse_over_reverse"  # what JAX itself would do; nothing here takes it
 
 
 def unroll(
@@ -48,11 +47,12 @@ def unroll(
       ValueError: a shape or dtype does not fit.
     """
     checks.check_callable(observe, "observe", "(params, policy row) -> arrays")
+    reverse: PassName = "reverse_over_reverse"  # what JAX does, and no pass of ours is taken
     options = RunOptions(
-        loss_fn, optimizer, None, StoreStates(), microbatch_size, "compute", PASS, 1
+        loss_fn, optimizer, None, StoreStates(), microbatch_size, "compute", reverse, eval_every=1
     )
     inputs = options.check(policy, params, train, train, constants)
-    functions = options.as_given(PASS)
+    functions = options.as_given(Rules())
     run = options.run(functions, train, train, (constants, Held()))
 
     def step(state: TrainState, inputs: StepInputs):

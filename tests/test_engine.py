@@ -138,7 +138,7 @@ def test_a_run_takes_the_steps_of_optimize_policy(tmp_path):
             lljax.build_loss_auc,
             problem.loss_fn,
             problem.optimizer,
-            desired_loss_fn=problem.desired_loss_fn,
+            desired_loss_fn=problem.objective_loss_fn,
             microbatch_size=config.inner.microbatch_size,
         )
         result = lljax.optimize_policy(

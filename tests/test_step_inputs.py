@@ -55,17 +55,19 @@ def assert_exact(optimizer, problem, plain=None, **options):
     plain_options = {k: v for k, v in options.items() if k in ("desired_loss_fn", "eval_every")}
     reference = plain or plain_loss_auc(network_loss, optimizer, **plain_options)
     loss_auc = lljax.build_loss_auc(network_loss, optimizer, **options)
-
-    def ours(inputs, **rest):
-        return loss_auc(inputs, **rest)
-
-    found = gradient_in_everything(ours, problem)
+    found = gradient_in_everything(loss_auc, problem)
     expected = gradient_in_everything(reference, problem)
     errors = largest_errors(found, expected)
     assert set(errors) == {"inputs", "params", "train", "desired", "constants"}
     assert max(errors.values()) < TOLERANCE, errors
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_commonest_optimizers(name):
+    assert_exact(OPTIMIZERS[name], make_network())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("second_order", PASSES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer(name, second_order):
@@ -73,13 +75,20 @@ def test_every_optimizer(name, second_order):
     assert_exact(OPTIMIZERS[name], make_network(), **options)
 
 
+def test_micro_batches_recomputation_and_the_second_pass():
+    assert_exact(OPTIMIZERS["adamw"], make_network(), second_order=PASSES[1], **STRATEGIES[1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("second_order", PASSES)
 @pytest.mark.parametrize("options", STRATEGIES[1:], ids=str)
 def test_every_strategy(options, second_order):
     assert_exact(OPTIMIZERS["adamw"], make_network(), second_order=second_order, **options)
 
 
-@pytest.mark.parametrize("second_order", PASSES)
+@pytest.mark.parametrize(
+    "second_order", [PASSES[0], pytest.param(PASSES[1], marks=pytest.mark.slow)]
+)
 def test_hyperparameters_and_desired_mini_batches(second_order):
     """Measured at every third step only, of an optimiser inside another."""
     problem = make_network()

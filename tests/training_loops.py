@@ -101,7 +101,7 @@ def gradient_in_everything(loss_auc, problem):
     parts = {name: split_floating(getattr(problem, name)) for name in names}
 
     def objective(floating):
-        value = loss_auc(**{name: parts[name][1](floating[name]) for name in names})
+        value = loss_auc(*(parts[name][1](floating[name]) for name in names))
         return value[0] if isinstance(value, tuple) else value
 
     floating = {name: part[0] for name, part in parts.items()}

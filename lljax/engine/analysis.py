@@ -71,7 +71,7 @@ def build_analysis(
             params,
             train,
             objective,
-            desired_loss_fn=problem.desired_loss_fn,
+            desired_loss_fn=problem.objective_loss_fn,
             microbatch_size=microbatch_size,
         )
         examples = split_microbatches(train, microbatch_size)

@@ -80,7 +80,8 @@ class MetaGradient:
             lljax.build_segments,
             problem.loss_fn,
             problem.optimizer,
-            desired_loss_fn=problem.desired_loss_fn,
+            desired_loss_fn=problem.objective_loss_fn,
+            watched_loss_fn=problem.desired_loss_fn,
             memory=plan.within_segment,
             microbatch_size=inner.microbatch_size,
         )

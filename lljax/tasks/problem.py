@@ -118,10 +118,12 @@ class PolicyProblem(Problem):
       objective: the batch whose mean desired loss the policy is optimised for: the desired
         examples and, with a train share s > 0, the training examples too, weighted to
         (1 - s) L_desired + s L_train.
-      desired_loss_fn: never None, and accepts WeightedExamples too.
+      objective_loss_fn: the losses of that batch, of its own form.
+      desired_loss_fn: never None.
     """
 
     objective: Batch
+    objective_loss_fn: LossFn
     desired_loss_fn: LossFn
 
 
@@ -167,14 +169,19 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
             f"got {share}."
         )
 
-    def weighted_loss_fn(params: Params, batch: Batch) -> jax.Array:
-        if isinstance(batch, WeightedExamples):
-            return batch.weights * desired_loss_fn(params, batch.examples)
-        return desired_loss_fn(params, batch)
+    def weighted_loss_fn(params: Params, batch: WeightedExamples) -> jax.Array:
+        return batch.weights * desired_loss_fn(params, batch.examples)
 
-    objective = _with_train_share(problem.desired, problem.train, share)
+    more: dict[str, Any] = {
+        "objective": problem.desired,
+        "objective_loss_fn": desired_loss_fn,
+        "desired_loss_fn": desired_loss_fn,
+    }
+    if share:
+        more["objective"] = _with_train_share(problem.desired, problem.train, share)
+        more["objective_loss_fn"] = weighted_loss_fn
     fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
-    return PolicyProblem(**fields | {"objective": objective, "desired_loss_fn": weighted_loss_fn})
+    return PolicyProblem(**fields | more)
 
 
 def fingerprint(problem: Problem) -> str:
@@ -282,9 +289,7 @@ def _form(batch: Batch) -> Any:
     return structure, [(np.shape(leaf)[1:], jnp.result_type(leaf)) for leaf in leaves]
 
 
-def _with_train_share(desired: Batch, train: Batch, share: float) -> Batch:
-    if share == 0:
-        return desired
+def _with_train_share(desired: Batch, train: Batch, share: float) -> WeightedExamples:
     count_desired = num_examples(desired, "desired")
     count_train = num_examples(train, "train")
     total = count_desired + count_train
