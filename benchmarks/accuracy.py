@@ -178,7 +178,7 @@ def _in_segments(case: Case) -> Derivatives:
         kept.append(of_piece)
     share = every / num_steps
     cotangent = segments.start_backward(state, jnp.asarray(share), data, place(num_steps))
-    found = []
+    found: list[tuple] = []
     for (start, stop), piece, of_piece in zip(bounds[::-1], pieces[::-1], kept[::-1], strict=True):
         before = jnp.where(jnp.arange(start, stop, every) > 0, share, 0.0)  # not L(theta_0)
         cotangent, of_steps = backward(cotangent, of_piece, piece, before, data)
@@ -251,7 +251,9 @@ def main() -> None:
     print(table(output.results))
     exact, differences = worst(output.results)
     if not (exact <= TOLERANCE and differences <= DIFFERENCES_TOLERANCE):
-        sys.exit(f"an error is above {TOLERANCE:.0e}, or {DIFFERENCES_TOLERANCE:.0e} of differences")
+        sys.exit(
+            f"an error is above {TOLERANCE:.0e}, or {DIFFERENCES_TOLERANCE:.0e} of differences"
+        )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def cases() -> dict[str, Case]:
     )
     parts = {"trained": inject(optax.adam)(0.1, **adam), "frozen": optax.set_to_zero()}
     partition = optax.partition(
-        parts, {"in": "frozen", "scale": "trained", "out": "trained", "other": "trained"}
+        parts, lambda params: {name: "frozen" if name == "in" else "trained" for name in params}
     )
     desired_index = np.random.default_rng(1).integers(0, NUM_DESIRED, (NUM_STEPS + 1, 4))
     network = _classifier(lambda hidden: hidden)
@@ -73,19 +73,23 @@ def cases() -> dict[str, Case]:
     found["MultiSteps"] = found["MultiSteps"]._replace(check_optimizer=False)
     name = "momentum, desired mini-batches"
     inputs = found[name].inputs
-    inputs = StepInputs(inputs.weights, inputs.index, inputs.hyperparams, jnp.asarray(desired_index))
+    inputs = StepInputs(
+        inputs.weights, inputs.index, inputs.hyperparams, jnp.asarray(desired_index)
+    )
     found[name] = found[name]._replace(inputs=inputs, eval_every=3)
     # Measured by a plain loss: what is not the derivative of a value can be trained with, but the
     # AUC's own would not be one either.
-    second = {
+    second: dict[str, Callable] = {
         "gradient reversal": _reversal,
         "straight-through": _classifier(_rounded),
         "clipped gradient inside": _classifier(_clip_gradient),
         "loss-dependent weights": _reweighted(network),
     }
-    second = {name: (loss_fn, network) for name, loss_fn in second.items()}
-    second["attention with custom_vjp"] = _attention_loss, None
-    for name, (loss_fn, desired_loss_fn) in second.items():
+    pairs: dict[str, tuple[Callable, Callable | None]] = {
+        name: (loss_fn, network) for name, loss_fn in second.items()
+    }
+    pairs["attention with custom_vjp"] = _attention_loss, None
+    for name, (loss_fn, desired_loss_fn) in pairs.items():
         case = _case(loss_fn, adamw, learning_rate=rates / 2, weight_decay=decay)
         found[name] = case._replace(
             second_order="reverse_over_reverse", desired_loss_fn=desired_loss_fn

@@ -6,15 +6,14 @@ A builder takes a Problem and gives a Contender; all compute the same gradient o
 import functools
 import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
-import optax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lljax
-from benchmarks import dataset_metagradients, torch_contenders
+from benchmarks import dataset_metagradients, peer_engines, torch_contenders
+from benchmarks.checkouts import Sources, how_to_get
 from benchmarks.contender import Contender, MissingError, compiled
 from benchmarks.problems import Problem, take
 
@@ -105,7 +104,7 @@ def _equinox_scan(step, state, steps):
 
 def _equinox(problem: Problem) -> Contender:
     if importlib.util.find_spec("equinox") is None:
-        raise MissingError("pip install equinox")
+        raise MissingError(how_to_get(packages=["equinox"]))
     return _scan(_equinox_scan)(problem)
 
 
@@ -134,31 +133,45 @@ def _mixed_mode_gradient(loss_fn):
     return lambda *arguments: checkpoint_name(gradient(*arguments), INNER_GRADIENT)
 
 
-def _without_source(build: Callable[[Problem], Contender]):
-    return lambda problem, source: build(problem)
+def _without_sources(build: Callable[[Problem], Contender]):
+    return lambda problem, sources: build(problem)
 
 
-RECIPE = "recipe of 2604.08423"
+RECIPE = "dataset metagradients, recipe"
 HOST_DEVICES = ", a device a core"  # ends the names of contenders that use them
-CONTENDERS: dict[str, Callable[[Problem, Path | None], Contender]] = {
-    "lljax": _without_source(lljax_way()),
-    f"lljax{HOST_DEVICES}": _without_source(_sharded(lljax_way())),
-    "lljax, micro-batches of 8": _without_source(lljax_way(microbatch_size=8)),
-    "lljax, micro-batches of 16": _without_source(lljax_way(microbatch_size=16)),
-    "lljax, recomputed": _without_source(lljax_way(memory=lljax.RecomputeStates())),
-    "scan": _without_source(_scan(jax.lax.scan)),
-    f"scan{HOST_DEVICES}": _without_source(_sharded(_scan(jax.lax.scan))),
-    "scan, jax.checkpoint": _without_source(_scan(_checkpointed_scan)),
-    "equinox, checkpointed": _without_source(_equinox),
-    "mixed-mode VJP": _without_source(_scan(_mixed_mode_scan, _mixed_mode_gradient)),
-    RECIPE: _without_source(dataset_metagradients.recipe()),
-    f"{RECIPE}, micro-batches of 8": _without_source(dataset_metagradients.recipe(8)),
+CONTENDERS: dict[str, Callable[[Problem, Sources], Contender]] = {
+    "lljax": _without_sources(lljax_way()),
+    f"lljax{HOST_DEVICES}": _without_sources(_sharded(lljax_way())),
+    "lljax, micro-batches of 8": _without_sources(lljax_way(microbatch_size=8)),
+    "lljax, micro-batches of 16": _without_sources(lljax_way(microbatch_size=16)),
+    "lljax, recomputed": _without_sources(lljax_way(memory=lljax.RecomputeStates())),
+    "scan": _without_sources(_scan(jax.lax.scan)),
+    f"scan{HOST_DEVICES}": _without_sources(_sharded(_scan(jax.lax.scan))),
+    "scan, jax.checkpoint": _without_sources(_scan(_checkpointed_scan)),
+    "equinox, checkpointed": _without_sources(_equinox),
+    "mixed-mode VJP": _without_sources(_scan(_mixed_mode_scan, _mixed_mode_gradient)),
+    RECIPE: _without_sources(dataset_metagradients.recipe()),
+    f"{RECIPE}, micro-batches of 8": _without_sources(dataset_metagradients.recipe(8)),
+    "dataset metagradients, engine": peer_engines.metagradients_engine,
+    "bergson, all": peer_engines.bergson("all"),
+    "bergson, sqrt": peer_engines.bergson("sqrt"),
+    "bergson, log": peer_engines.bergson("log"),
     "PyTorch": torch_contenders.plain,
     "TorchOpt": torch_contenders.torchopt,
     "public code, one batch": torch_contenders.public_code(script_batches=False),
     "public code, its batches": torch_contenders.public_code(script_batches=True),
 }
 """Name -> builder; it raises MissingError for what is not installed."""
+
+IN_MINIBATCHES = (
+    RECIPE,
+    f"{RECIPE}, micro-batches of 8",
+    "dataset metagradients, engine",
+    "bergson, all",
+    "bergson, sqrt",
+    "bergson, log",
+)
+"""The peers for mini-batches and the loss at the end."""
 
 FULL_BATCH = (
     f"lljax{HOST_DEVICES}",
@@ -168,7 +181,7 @@ FULL_BATCH = (
     "public code, one batch",
     "public code, its batches",
 )
-"""The contenders that know no mini-batches or do not gain from what they do on a small one."""
+"""The contenders that are written for all examples at every step of gradient descent."""
 
 
 def _on_cpu() -> bool:
@@ -179,11 +192,11 @@ def fits(name: str, problem: str) -> bool:
     """Whether a contender makes sense for a problem."""
     on_host_devices = name.endswith(HOST_DEVICES)
     model = problem.removeprefix("minibatch_")
-    in_minibatches = model != problem
-    if in_minibatches and name in FULL_BATCH or not in_minibatches and name.startswith(RECIPE):
+    if name in (FULL_BATCH if model != problem else IN_MINIBATCHES):
         return False
     if model == "perceptron":
-        return "micro-batches" not in name and (not on_host_devices or _on_cpu())
+        for_tokens = name == "dataset metagradients, engine" or "micro-batches" in name
+        return not for_tokens and (not on_host_devices or _on_cpu())
     if on_host_devices:
         return False  # its matrix products use all cores anyway
     return name != "public code, its batches"  # 64 examples are less than one of its batches

@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.checkouts import Sources, add_checkouts, given
 from benchmarks.contenders import CONTENDERS, fits
 from benchmarks.machine import ratio, span
 from benchmarks.output import Output, subplots, use_log_scale
 from benchmarks.problems import PROBLEMS
-from benchmarks.public_code import add_public_code
 from benchmarks.worker import PRODUCT, Worker, WorkerEndedError
 
 OURS = "lljax"
@@ -39,14 +39,14 @@ REFERENCE = "scan, jax.checkpoint"  # in float64
 
 
 def measure(
-    problem_name: str, sizes: dict, names: list[str], repeats: int, public_code: Path | None
+    problem_name: str, sizes: dict, names: list[str], repeats: int, sources: Sources
 ) -> dict:
     """Figures of all ways in `names` that can be had; plain values, for a JSON file."""
     problem = PROBLEMS[problem_name](**sizes)
     job = {
         "problem": problem_name,
         "sizes": sizes,
-        "public_code": str(public_code) if public_code else None,
+        "sources": {source: str(path) for source, path in sources.items()},
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
 
@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     Output.add_repeats(parser, 5)
-    add_public_code(parser)
+    add_checkouts(parser)
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--steps", type=int, help="T; 2000 and 8 when left out")
     Output.add_option(parser)
@@ -184,7 +184,7 @@ def main() -> None:
         if not ways:
             print(f"{name}: none of --only is for it; left out", file=sys.stderr)
             continue
-        one = measure(name, sizes, ways, options.repeats, options.public_code)
+        one = measure(name, sizes, ways, options.repeats, given(options))
         if one["contenders"]:
             print(f"\n{table({name: one})}", flush=True)
             output.add(name, one)

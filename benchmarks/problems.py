@@ -21,6 +21,15 @@ from lljax.types import Batch, LossFn, Params
 LEARNING_RATE = 0.1
 
 
+class AdamWRates(NamedTuple):
+    """What AdamW is built with, in every framework."""
+
+    learning_rate: float
+    eps_root: float = 1e-6
+    weight_decay: float = 1e-4
+    eps: float = 1e-8
+
+
 class Problem(NamedTuple):
     """A training run to be differentiated."""
 
@@ -34,10 +43,10 @@ class Problem(NamedTuple):
     train_passes: int  # the forward passes that a meta-gradient needs of an example a step
     desired_passes: int
     tokens: int = 1  # an example has, where it is text
-    num_layers: int = 0  # of a Transformer
-    num_heads: int = 0
+    model: Transformer | None = None
     optimizer: optax.GradientTransformation = optax.sgd(LEARNING_RATE)
-    index: jax.Array | None = None  # [T, B], the examples of each step
+    batch_index: jax.Array | None = None  # [T, B], the examples of each step
+    rates: AdamWRates | None = None  # those of `optimizer`, if it is AdamW
     only_end: bool = False  # the loss at the end is what counts, not the area under all of them
 
     def in_float64(self) -> "Problem":
@@ -54,7 +63,7 @@ class Problem(NamedTuple):
     def arguments(self) -> tuple:
         """The index is there for mini-batches only."""
         arguments = self.policy, self.params, self.train, self.desired
-        return arguments if self.index is None else (*arguments, self.index)
+        return arguments if self.batch_index is None else (*arguments, self.batch_index)
 
     @property
     def num_steps(self) -> int:
@@ -88,9 +97,9 @@ class Problem(NamedTuple):
         a step, 1 + 3 of each desired one where its loss is measured. Where nothing is
         differentiated by the inputs of the only product, it takes 2 + 3 and 1 + 2. What a way
         repeats does not count, nor what an optimiser does."""
-        passes = self.train_passes * self.batch_size
-        passes += self.desired_passes * self.num_desired / self.eval_every
-        return self.num_steps * passes * self.forward_flops
+        of_train = self.train_passes * self.batch_size * self.num_steps
+        of_desired = self.desired_passes * self.num_desired * (self.num_steps // self.eval_every)
+        return (of_train + of_desired) * self.forward_flops
 
 
 def take(train: Batch, index: jax.Array | None) -> Batch:
@@ -165,18 +174,8 @@ def transformer(
         train_passes=11,
         desired_passes=4,
         tokens=context,
-        num_layers=num_layers,
-        num_heads=num_heads,
+        model=model,
     )
-
-
-class AdamWRates(NamedTuple):
-    """What AdamW is built with, for every framework."""
-
-    learning_rate: float
-    eps_root: float = 1e-6
-    weight_decay: float = 1e-4
-    eps: float = 1e-8
 
 
 def _in_minibatches(whole: Problem, num_steps: int, batch_size: int, rates: AdamWRates) -> Problem:
@@ -189,7 +188,8 @@ def _in_minibatches(whole: Problem, num_steps: int, batch_size: int, rates: Adam
         name=f"minibatch_{whole.name}",
         policy=lljax.uniform_policy(num_steps, batch_size),
         optimizer=optax.adamw(**rates._asdict()),
-        index=index,
+        rates=rates,
+        batch_index=index,
         only_end=True,
     )
 
