@@ -11,11 +11,12 @@ of their own under `jax.vmap`, and in two segments, which have no derivatives in
 The last five cases have losses that need the second pass (`second_order="reverse_over_reverse"`).
 
 The column of finite differences has those of the AUC along a random direction of the weights, by
-central differences at two distances, extrapolated, against the reference.
+central differences at two distances, extrapolated, against the reference. They are coarse for
+MultiSteps, whose updates optax rounds to float32.
 
 XLA compiles without optimisation, in a third of the time, unless XLA_FLAGS is set.
 
-Exit status 1 if an error is above 1e-10, the finite differences' above 1e-6.
+Exit status 1 if an error is above 1e-10, the finite differences' above 1e-6, of MultiSteps 1e-3.
 """
 
 import argparse
@@ -39,7 +40,9 @@ from benchmarks.machine import num_cores
 from benchmarks.output import Output
 from benchmarks.plain_loop import largest_error, plain_loss_auc, split_floating
 
-TOLERANCE, DIFFERENCES_TOLERANCE = 1e-10, 1e-6
+TOLERANCE = 1e-10
+DISTANCE, DIFFERENCES_TOLERANCE = 1e-6, 1e-6
+IN_FLOAT32 = 1e-4, 1e-3  # both where the optimiser rounds to it
 ARGUMENTS = ("weights", "hyperparams", "params", "train", "desired", "constants")
 DIFFERENCES = "finite differences"
 MICROBATCH = 4
@@ -203,7 +206,8 @@ def _finite_differences(case: Case, gradient: np.ndarray) -> float:
         weights = case.inputs.weights + distance * direction
         return loss_auc(dataclasses.replace(case.inputs, weights=weights), *others)
 
-    near, far = ((along(h) - along(-h)) / (2 * h) for h in (1e-5, 2e-5))
+    distance = IN_FLOAT32[0] if case.in_float32 else DISTANCE
+    near, far = ((along(h) - along(-h)) / (2 * h) for h in (distance, 2 * distance))
     slope = np.vdot(gradient, direction)
     return float(abs((4 * near - far) / 3 - slope) / abs(slope))
 
@@ -217,19 +221,30 @@ def table(results: dict[str, dict]) -> str:
             cells = (f"{errors[way]:.0e}" if way in errors else "" for way in ways)
             first = case if argument == ARGUMENTS[0] else ""
             lines.append(f"| {first} | {argument} | {' | '.join(cells)} |")
-    exact, differences = worst(results)
-    lines += ["", f"Largest error: {exact:.1e}; of the finite differences: {differences:.1e}."]
+    lines += ["", _worst(results)]
     return "\n".join(lines)
 
 
-def worst(results: dict[str, dict]) -> tuple[float, float]:
-    """The largest error against the plain loop, and against finite differences; NaN if any is."""
-    exact, differences = [0.0], [0.0]
-    for result in results.values():
-        for errors in result["errors"].values():
-            for way, error in errors.items():
-                (differences if way == DIFFERENCES else exact).append(error)
-    return float(np.max(exact)), float(np.max(differences))
+def _all_errors(result: dict, way_is: Callable[[str], bool]) -> list[float]:
+    errors = result["errors"].values()
+    return [error for one in errors for way, error in one.items() if way_is(way)]
+
+
+def _worst(results: dict[str, dict]) -> str:
+    exact = [e for one in results.values() for e in _all_errors(one, DIFFERENCES.__ne__)]
+    differences = [e for one in results.values() for e in _all_errors(one, DIFFERENCES.__eq__)]
+    return (
+        f"Largest error: {np.max(exact):.1e}; of the finite differences: {np.max(differences):.1e}."
+    )
+
+
+def is_exact(case: Case, result: dict) -> bool:
+    """Whether all errors are small; NaN is not."""
+    differences = IN_FLOAT32[1] if case.in_float32 else DIFFERENCES_TOLERANCE
+    return bool(
+        np.max(_all_errors(result, DIFFERENCES.__ne__)) <= TOLERANCE
+        and np.max(_all_errors(result, DIFFERENCES.__eq__)) <= differences
+    )
 
 
 def main() -> None:
@@ -249,11 +264,9 @@ def main() -> None:
         for name, errors in tqdm(zip(names, found, strict=True), total=len(names), leave=False):
             output.add(name, {"errors": errors})
     print(table(output.results))
-    exact, differences = worst(output.results)
-    if not (exact <= TOLERANCE and differences <= DIFFERENCES_TOLERANCE):
-        sys.exit(
-            f"an error is above {TOLERANCE:.0e}, or {DIFFERENCES_TOLERANCE:.0e} of differences"
-        )
+    missed = [name for name, one in output.results.items() if not is_exact(known[name], one)]
+    if missed:
+        sys.exit(f"above {TOLERANCE:.0e}, or what finite differences allow: {', '.join(missed)}")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,10 @@ CONTENDERS: dict[str, Callable[[Problem, Sources], Contender]] = {
     "lljax, micro-batches of 8": _without_sources(lljax_way(microbatch_size=8)),
     "lljax, micro-batches of 16": _without_sources(lljax_way(microbatch_size=16)),
     "lljax, recomputed": _without_sources(lljax_way(memory=lljax.RecomputeStates())),
+    "lljax, gradients kept": _without_sources(lljax_way(memory=lljax.KeepGradients())),
+    "lljax, gradients kept, micro-batches of 8": _without_sources(
+        lljax_way(memory=lljax.KeepGradients(), microbatch_size=8)
+    ),
     "scan": _without_sources(_scan(jax.lax.scan)),
     f"scan{HOST_DEVICES}": _without_sources(_sharded(_scan(jax.lax.scan))),
     "scan, jax.checkpoint": _without_sources(_scan(_checkpointed_scan)),
@@ -164,6 +168,8 @@ CONTENDERS: dict[str, Callable[[Problem, Sources], Contender]] = {
 """Name -> builder; it raises MissingError for what is not installed."""
 
 IN_MINIBATCHES = (
+    "lljax, gradients kept",
+    "lljax, gradients kept, micro-batches of 8",
     RECIPE,
     f"{RECIPE}, micro-batches of 8",
     "dataset metagradients, engine",
@@ -171,7 +177,7 @@ IN_MINIBATCHES = (
     "bergson, sqrt",
     "bergson, log",
 )
-"""The peers for mini-batches and the loss at the end."""
+"""What gains nothing from plain gradient descent, and the peers for the loss at the end."""
 
 FULL_BATCH = (
     f"lljax{HOST_DEVICES}",
