@@ -201,8 +201,9 @@ def fits(name: str, problem: str) -> bool:
     if name in (FULL_BATCH if model != problem else IN_MINIBATCHES):
         return False
     if model == "perceptron":
-        for_tokens = name == "dataset metagradients, engine" or "micro-batches" in name
-        return not for_tokens and (not on_host_devices or _on_cpu())
+        reads_tokens = name == "dataset metagradients, engine" or "micro-batches" in name
+        takes_minutes = name in ("bergson, all", "bergson, log")  # as does the one that is there
+        return not (reads_tokens or takes_minutes or (on_host_devices and not _on_cpu()))
     if on_host_devices:
         return False  # its matrix products use all cores anyway
     return name != "public code, its batches"  # 64 examples are less than one of its batches

@@ -20,7 +20,7 @@ from benchmarks.output import Output
 from benchmarks.worker import Worker
 
 SIZES = {
-    "minibatch_perceptron": {"num_steps": 1000, "batch_size": 1024, "num_desired": 512},
+    "minibatch_perceptron": {"num_steps": 500, "batch_size": 1024, "num_desired": 512},
     "minibatch_transformer": {"num_steps": 4, "batch_size": 32, "num_desired": 32},
 }
 

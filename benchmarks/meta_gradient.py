@@ -178,7 +178,7 @@ def main() -> None:
     Output.add_repeats(parser, 5)
     add_checkouts(parser)
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), metavar="NAME")
-    parser.add_argument("--steps", type=int, help="T; 2000, 8, 1000 and 32 when left out")
+    parser.add_argument("--steps", type=int, help="T; 2000, 8, 500 and 32 when left out")
     Output.add_option(parser)
     options = parser.parse_args()
     output = Output("meta_gradient", options.out)

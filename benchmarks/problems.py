@@ -199,7 +199,7 @@ TRANSFORMER_RATES = AdamWRates(1e-3)
 
 
 def minibatch_perceptron(
-    num_steps: int = 1000, num_train: int = 16_384, batch_size: int = 1024, **sizes: int
+    num_steps: int = 500, num_train: int = 16_384, batch_size: int = 1024, **sizes: int
 ) -> Problem:
     """Linear classification in mini-batches through AdamW."""
     whole = perceptron(1, num_train, **sizes)
