@@ -24,10 +24,14 @@ class Contender:
 
 
 def compiled(loss_auc: Callable, problem: Problem) -> Contender:
-    """The gradient of a function (policy, params, train, desired) -> (AUC, anything)."""
+    """The gradient of a function (policy, params, train, desired, ..) -> (AUC, anything)."""
+    return compiled_gradient(jax.grad(loss_auc, has_aux=True), problem)
+
+
+def compiled_gradient(gradient: Callable, problem: Problem) -> Contender:
+    """A function (policy, params, train, desired, ..) -> (gradient in the policy, anything)."""
     started = time.perf_counter()
-    gradient = jax.jit(jax.grad(loss_auc, has_aux=True))
-    program = gradient.lower(*problem.arguments).compile()
+    program = jax.jit(gradient).lower(*problem.arguments).compile()
     seconds = time.perf_counter() - started
     stats: Any = program.memory_analysis()
     return Contender(lambda: program(*problem.arguments)[0], seconds, stats.temp_size_in_bytes)

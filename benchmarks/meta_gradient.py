@@ -1,6 +1,6 @@
 """One meta-gradient by every way a user could pick: time, memory, arithmetic speed and error.
 
-    python -m benchmarks.meta_gradient [--problems perceptron transformer] [--repeats 5]
+    python -m benchmarks.meta_gradient [--problems perceptron transformer minibatch] [--repeats 5]
         [--public-code LMOps/learning_law/src] [--only NAME ...] [--steps T] [--out FOLDER]
 
 Each way runs in a process of its own and they take turns, in every round in another random order,
@@ -27,26 +27,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.checkouts import Sources, add_checkouts, given
 from benchmarks.contenders import CONTENDERS, fits
 from benchmarks.machine import ratio, span
 from benchmarks.output import Output, subplots, use_log_scale
 from benchmarks.problems import PROBLEMS
-from benchmarks.public_code import add_public_code
 from benchmarks.worker import PRODUCT, Worker, WorkerEndedError
 
 OURS = "lljax"
+GROUPS = {"minibatch": [name for name in PROBLEMS if name.startswith("minibatch")]}
 REFERENCE = "scan, jax.checkpoint"  # in float64
 
 
 def measure(
-    problem_name: str, sizes: dict, names: list[str], repeats: int, public_code: Path | None
+    problem_name: str, sizes: dict, names: list[str], repeats: int, sources: Sources
 ) -> dict:
     """Figures of all ways in `names` that can be had; plain values, for a JSON file."""
     problem = PROBLEMS[problem_name](**sizes)
     job = {
         "problem": problem_name,
         "sizes": sizes,
-        "public_code": str(public_code) if public_code else None,
+        "sources": {source: str(path) for source, path in sources.items()},
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
 
@@ -97,6 +98,7 @@ def measure(
     return {
         "num_steps": problem.num_steps,
         "num_train": problem.num_train,
+        "batch_size": problem.batch_size,
         "num_desired": problem.num_desired,
         "tokens": problem.tokens,
         "flops": problem.flops,
@@ -119,11 +121,13 @@ def table(results: dict[str, dict]) -> str:
 
 def _table_of_problem(problem: str, result: dict) -> str:
     steps, examples = result["num_steps"], result["num_train"]
+    batch = result.get("batch_size", examples)
+    sizes = f"N = {examples}" if batch == examples else f"B = {batch} of N = {examples}"
     product_speed = [
         result["product_flops"] / seconds / 1e9 for seconds in result["product_seconds"]
     ]
     lines = [
-        f"{problem}: T = {steps}, N = {examples}, K = {result['num_desired']}; "
+        f"{problem}: T = {steps}, {sizes}, K = {result['num_desired']}; "
         f"{result['flops'] / steps / 1e9:.3g} GFLOP a step; the square matrix product does "
         f"{span(product_speed)} GFLOP/s; {len(product_speed)} rounds",
         "",
@@ -136,7 +140,7 @@ def _table_of_problem(problem: str, result: dict) -> str:
         per_step = [1e3 * seconds / steps for seconds in one["seconds"]]
         faster = f"{ratio(one['seconds'], ours['seconds']):.2f}" if ours else ""
         compiling = f"{one['compile_seconds']:.1f}" if one["compile_seconds"] else "none"
-        rate = examples * 1e3 / statistics.median(per_step)
+        rate = batch * 1e3 / statistics.median(per_step)
         lines.append(
             f"| {name} | {compiling} | {span(per_step)} | {faster} "
             f"| {rate:.3g} | {rate * result['tokens']:.3g} "
@@ -169,21 +173,23 @@ def plot(results: dict[str, dict]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    choices = [*PROBLEMS, *GROUPS]
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=choices)
     Output.add_repeats(parser, 5)
-    add_public_code(parser)
+    add_checkouts(parser)
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), metavar="NAME")
-    parser.add_argument("--steps", type=int, help="T; 2000 and 8 when left out")
+    parser.add_argument("--steps", type=int, help="T; 2000, 8, 500 and 32 when left out")
     Output.add_option(parser)
     options = parser.parse_args()
     output = Output("meta_gradient", options.out)
     sizes = {"num_steps": options.steps} if options.steps else {}
-    for name in options.problems:
+    groups = (GROUPS.get(choice, [choice]) for choice in options.problems)
+    for name in (name for group in groups for name in group):
         ways = [way for way in options.only or CONTENDERS if fits(way, name)]
         if not ways:
             print(f"{name}: none of --only is for it; left out", file=sys.stderr)
             continue
-        one = measure(name, sizes, ways, options.repeats, options.public_code)
+        one = measure(name, sizes, ways, options.repeats, given(options))
         if one["contenders"]:
             print(f"\n{table({name: one})}", flush=True)
             output.add(name, one)

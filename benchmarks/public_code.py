@@ -4,7 +4,6 @@ It is not part of this project: give `learning_law/src` of a clone of
 https://github.com/microsoft/LMOps. It needs torch; cvxpy only for its projection.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -19,6 +18,7 @@ import flax
 import jax
 import numpy as np
 
+from benchmarks.checkouts import stand_in
 from lljax.data.tokenizer import PAD
 
 THEIR_PAD = 1
@@ -31,23 +31,6 @@ class BatchSizes(NamedTuple):
     train: int
     per_example: int
     desired: int
-
-
-def checkout(path: str) -> Path:
-    """An argparse type: the folder of their modules."""
-    source = Path(path).resolve()
-    if not (source / "opt_policy_trainer.py").is_file():
-        raise argparse.ArgumentTypeError(
-            f"{source} has no opt_policy_trainer.py. Give learning_law/src of a clone of "
-            f"https://github.com/microsoft/LMOps."
-        )
-    return source
-
-
-def add_public_code(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """The option --public-code."""
-    about = "learning_law/src of a clone of microsoft/LMOps"
-    parser.add_argument("--public-code", type=checkout, required=required, help=about)
 
 
 def import_torch():
@@ -72,9 +55,7 @@ class PublicCode:
             sys.exit("This comparison needs PyTorch: pip install torch")
         self.source = source
         sys.path.insert(0, str(self.source))
-        for name in UNUSED:
-            if importlib.util.find_spec(name) is None:
-                sys.modules[name] = _Anything(name)
+        stand_in(*UNUSED)
         import opt_policy_trainer
         import perceptron_model
         import transformer_model
@@ -226,12 +207,3 @@ def _their_ids(vocab_size: int) -> np.ndarray:
     ids = np.arange(vocab_size)
     ids[[PAD, THEIR_PAD]] = THEIR_PAD, PAD
     return ids
-
-
-class _Anything(types.ModuleType):
-    """Stands in for a module of which only names are imported."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None

@@ -17,7 +17,8 @@ import numpy as np
 import optax
 
 import lljax
-from benchmarks.public_code import BatchSizes, PublicCode, add_public_code, flatten
+from benchmarks.checkouts import add_checkouts
+from benchmarks.public_code import BatchSizes, PublicCode, flatten
 from lljax.models.transformer import (
     PAD,
     TokenSequences,
@@ -33,7 +34,7 @@ NUM_TRAIN, NUM_DESIRED, NUM_STEPS, RATE = 16, 8, 10, 0.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_public_code(parser, required=True)
+    add_checkouts(parser, ["public_code"], required=True)
     reference = PublicCode(parser.parse_args().public_code)
     print(f"lljax (jax {jax.__version__}) against torch {reference.torch.__version__}, float32")
     missed = False

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from benchmarks import memory, meta_gradient, scaling, time_to_auc
+from benchmarks.checkouts import CHECKOUTS, Sources, add_checkouts, given, option
 from benchmarks.machine import in_words
 from benchmarks.output import draw, read
-from benchmarks.public_code import add_public_code
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
@@ -26,13 +26,15 @@ CHAPTERS = {
     "scaling": scaling,
     "memory": memory,
 }
-WITH_PUBLIC_CODE = ("meta_gradient", "time_to_auc")
+TAKES = {"meta_gradient": tuple(CHECKOUTS), "time_to_auc": ("public_code",)}
+"""The checkouts that a benchmark makes use of."""
 
 
-def run(name: str, public_code: Path | None) -> None:
+def run(name: str, sources: Sources) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--out", str(FOLDER)]
-    if public_code and name in WITH_PUBLIC_CODE:
-        command += ["--public-code", str(public_code)]
+    for source in TAKES.get(name, ()):
+        if source in sources:
+            command += [option(source), str(sources[source])]
     print(f"\n$ {' '.join(command[1:])}", flush=True)
     subprocess.run(command, check=True, cwd=HERE.parent)
 
@@ -62,12 +64,12 @@ def render() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_public_code(parser)
+    add_checkouts(parser)
     parser.add_argument("--only", nargs="*", choices=list(CHAPTERS), default=list(CHAPTERS))
     options = parser.parse_args()
     try:
         for name in options.only:
-            run(name, options.public_code)
+            run(name, given(options))
     finally:
         (HERE / "RESULTS.md").write_text(render())
         print(f"wrote {HERE / 'RESULTS.md'}")

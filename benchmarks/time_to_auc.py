@@ -25,7 +25,6 @@ and has them half as large.
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -37,10 +36,11 @@ from tqdm import tqdm
 
 import lljax
 from benchmarks import meta_gradient
+from benchmarks.checkouts import add_checkouts, how_to_get, missing_packages
 from benchmarks.machine import num_cores, span
 from benchmarks.output import Output, subplots, use_log_scale
 from benchmarks.problems import problem_sizes
-from benchmarks.public_code import PublicCode, add_public_code
+from benchmarks.public_code import PublicCode
 from benchmarks.races import RACES, Method, Race
 from lljax.engine.memory_plan import plan_memory
 from lljax.engine.meta_gradient import MetaGradient
@@ -165,7 +165,8 @@ def recipe_costs(track: Track, race: Race, code: PublicCode) -> dict | None:
     num_steps, num_train = track.start.shape
     sizes = problem_sizes(track.config) | {"num_steps": race.measured_steps}
     ways = [meta_gradient.OURS, *PUBLIC]
-    found = meta_gradient.measure(track.task_name, sizes, ways, 3, code.source)
+    sources = {"public_code": code.source}
+    found = meta_gradient.measure(track.task_name, sizes, ways, 3, sources)
     steps = {
         name: num_steps / found["num_steps"] * statistics.median(one["seconds"])
         for name, one in found["contenders"].items()
@@ -294,21 +295,17 @@ def plot(results: dict[str, dict]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="+", default=list(RACES), choices=list(RACES))
-    add_public_code(parser)
+    add_checkouts(parser, ["public_code"])
     parser.add_argument("--inner-steps", type=int, help="T of a shorter run, to try it")
     parser.add_argument("--outer-steps", type=int, help="of all methods, to try it")
     Output.add_option(parser)
     options = parser.parse_args()
     output = Output("time_to_auc", options.out)
     code = None
-    packages = [name for name in ("torch", "cvxpy") if not importlib.util.find_spec(name)]
-    missing = [f"pip install {' '.join(packages)}"] if packages else []
-    if not options.public_code:
-        missing.append(
-            "clone https://github.com/microsoft/LMOps, give --public-code LMOps/learning_law/src"
-        )
+    packages = missing_packages("torch", "cvxpy")
+    missing = how_to_get(*() if options.public_code else ("public_code",), packages=packages)
     if missing:
-        print(f"The recipe's seconds are left out. To have them: {'; '.join(missing)}")
+        print(f"The recipe's seconds are left out. To have them: {missing}")
     else:
         code = PublicCode(options.public_code)
     for name in options.problems:

@@ -1,17 +1,16 @@
 """The ways to one meta-gradient that a user of PyTorch could pick."""
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.checkouts import Sources, how_to_get, missing_packages
 from benchmarks.contender import Contender, MissingError
 from benchmarks.problems import LEARNING_RATE, Problem
 from benchmarks.public_code import BatchSizes, PublicCode, import_torch
 
 
-def plain(problem: Problem, source: Path | None) -> Contender:
+def plain(problem: Problem, sources: Sources) -> Contender:
     """Gradient descent written out, differentiated by autograd through everything it did."""
 
     def start(module):
@@ -32,13 +31,12 @@ def plain(problem: Problem, source: Path | None) -> Contender:
 
         return begin
 
-    return _unrolled(problem, source, start)
+    return _unrolled(problem, sources, start)
 
 
-def torchopt(problem: Problem, source: Path | None) -> Contender:
+def torchopt(problem: Problem, sources: Sources) -> Contender:
     """TorchOpt's differentiable SGD."""
-    if importlib.util.find_spec("torchopt") is None:
-        raise MissingError("pip install torchopt")
+    require_packages("torchopt")
 
     def start(module):
         import torchopt
@@ -57,14 +55,14 @@ def torchopt(problem: Problem, source: Path | None) -> Contender:
 
         return begin
 
-    return _unrolled(problem, source, start)
+    return _unrolled(problem, sources, start)
 
 
-def public_code(script_batches: bool) -> Callable[[Problem, Path | None], Contender]:
+def public_code(script_batches: bool) -> Callable[[Problem, Sources], Contender]:
     """The public code: with the batch sizes of its scripts, or with all examples in one batch."""
 
-    def build(problem, source):
-        code, model, train, desired = _their_problem(problem, source)
+    def build(problem, sources):
+        code, model, train, desired = _their_problem(problem, sources)
 
         limits = (512, 512, 64) if script_batches else (problem.num_train,) * 3
         counts = (problem.num_train, problem.num_train, problem.num_desired)
@@ -77,13 +75,18 @@ def public_code(script_batches: bool) -> Callable[[Problem, Path | None], Conten
     return build
 
 
-def _unrolled(problem: Problem, source: Path | None, start: Callable) -> Contender:
+def require_packages(*names: str) -> None:
+    """MissingError for those that are not installed."""
+    if packages := missing_packages(*names):
+        raise MissingError(how_to_get(packages=packages))
+
+
+def _unrolled(problem: Problem, sources: Sources, start: Callable) -> Contender:
     """`start(module)` gives `begin()`, which gives `step(params -> loss) -> new params`."""
-    if importlib.util.find_spec("torch") is None:
-        raise MissingError("pip install torch")
+    require_packages("torch")
     import torch
 
-    losses_of, module, train, desired, device = _torch_problem(problem, source)
+    losses_of, module, train, desired, device = torch_problem(problem, sources)
     policy = torch.tensor(np.asarray(problem.policy), device=device, requires_grad=True)
     begin = start(module)
 
@@ -98,12 +101,12 @@ def _unrolled(problem: Problem, source: Path | None, start: Callable) -> Contend
     return Contender(gradient)
 
 
-def _torch_problem(problem: Problem, source: Path | None):
+def torch_problem(problem: Problem, sources: Sources):
     """((params, batch) -> losses [B], module with theta_0, train, desired, device)."""
     torch = import_torch()
     from torch.nn import functional
 
-    if problem.name == "perceptron":
+    if problem.name.endswith("perceptron"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         module = torch.nn.Linear(problem.params.size, 1, bias=False, device=device)
         torch.nn.init.zeros_(module.weight)
@@ -118,7 +121,7 @@ def _torch_problem(problem: Problem, source: Path | None):
 
         return logistic_losses, module, train, desired, device
 
-    code, module, train, desired = _their_problem(problem, source)
+    code, module, train, desired = _their_problem(problem, sources)
 
     def losses_of(params, batch):
         inputs, labels = batch
@@ -129,19 +132,18 @@ def _torch_problem(problem: Problem, source: Path | None):
     return losses_of, module, train, desired, code.device
 
 
-def _their_problem(problem: Problem, source: Path | None):
+def _their_problem(problem: Problem, sources: Sources):
     """(the public code, its model with theta_0, train, desired)."""
-    if source is None or importlib.util.find_spec("torch") is None:
-        raise MissingError(
-            "pip install torch, clone https://github.com/microsoft/LMOps and give "
-            "--public-code LMOps/learning_law/src"
-        )
-    code = PublicCode(source)
-    if problem.name == "perceptron":
+    packages = missing_packages("torch")
+    if packages or "public_code" not in sources:
+        raise MissingError(how_to_get("public_code", packages=packages))
+    code = PublicCode(sources["public_code"])
+    if problem.name.endswith("perceptron"):
         model = code.perceptron(np.asarray(problem.params))
         return code, model, code.labelled(problem.train), code.labelled(problem.desired)
+    assert problem.model is not None
     model = code.transformer(
-        problem.params, num_layers=problem.num_layers, num_heads=problem.num_heads
+        problem.params, num_layers=problem.model.num_layers, num_heads=problem.model.num_heads
     )
     vocab_size = problem.params["head"].shape[1]
     train, desired = (code.sequences(b, vocab_size) for b in (problem.train, problem.desired))

@@ -22,14 +22,19 @@ class WorkerEndedError(Exception):
 class Worker:
     """The parent's end of a worker process."""
 
-    def __init__(self, job: dict):
-        """`job`: contender, problem, sizes, public_code and float64, as `serve` reads them."""
+    def __init__(self, job: dict, root: Path | None = None):
+        """`job`: contender, problem, sizes, sources and float64, as `serve` reads them.
+
+        `root`: the checkout of lljax that it runs; this process's when None.
+        """
         self.name = job["contender"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root)} if root else None,
         )
 
     @property
@@ -87,10 +92,10 @@ def serve(job: dict, answers) -> None:
         if job.get("float64"):
             jax.config.update("jax_enable_x64", True)
             problem = problem.in_float64()
-        source = job.get("public_code")
+        sources = {name: Path(path) for name, path in job.get("sources", {}).items()}
         build = CONTENDERS[job["contender"]]
         try:
-            contender = build(problem, Path(source) if source else None)
+            contender = build(problem, sources)
         except MissingError as missing:
             answer(missing=str(missing))
             return

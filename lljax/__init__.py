@@ -19,6 +19,7 @@ from lljax.learning_law import (
 from lljax.loss_auc import build_loss_auc
 from lljax.loss_check import check_loss_fn
 from lljax.memory import (
+    KeepGradients,
     MemoryStrategy,
     OffloadStates,
     RecomputeStates,
@@ -69,6 +70,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ForwardSegment",
+    "KeepGradients",
     "LossAuc",
     "LossAucInfo",
     "LossFn",

@@ -28,7 +28,7 @@ import optax
 
 from lljax import sweep
 from lljax.evaluation import Place, places, where_measured
-from lljax.memory import MemoryStrategy
+from lljax.memory import MemoryStrategy, keeps_gradients
 from lljax.microbatch import (
     Examples,
     MicroBatches,
@@ -47,7 +47,7 @@ from lljax.passes import (
     select,
 )
 from lljax.step_inputs import is_valid, take
-from lljax.train_step import mean_loss, train_step
+from lljax.train_step import apply_optimizer, mean_loss, train_step
 from lljax.types import Batch, Params, StepInputs, TrainState, ZeroWeight
 from lljax.update import (
     Cotangent,
@@ -98,6 +98,13 @@ class TrainingRun:
     def step_and_record(self, state: TrainState, inputs: StepInputs) -> tuple[TrainState, Record]:
         """(s_t, what step t is given) -> (s_{t+1}, the record of step t)."""
         after, gradient = self.step(state, inputs)
+        return after, make_record(self.optimizer, state, gradient)
+
+    def update_and_record(
+        self, state: TrainState, gradient: Params, inputs: StepInputs
+    ) -> tuple[TrainState, Record]:
+        """As `step_and_record` where g_t is known: nothing of the data is needed."""
+        after = apply_optimizer(self.optimizer, state, gradient, inputs.hyperparams)
         return after, make_record(self.optimizer, state, gradient)
 
     def step_back(
@@ -243,22 +250,25 @@ def forward_sweep(
 
     Returns:
       (s_T; what `observe` sees at theta_1 .. theta_T, with a leading axis [T]; what the backward
-      sweep starts from, as in `sweep.forward`).
+      sweep starts from: the gradients of all steps, if they are kept, and what `sweep.forward`
+      keeps).
     """
 
     def advance(state, step):
         inputs, place = step
-        after, _ = run.step(state, inputs)
-        return after, observe(after.params, place)
+        after, gradient = run.step(state, inputs)
+        kept = memory.keep(gradient) if keeps_gradients(memory) else None
+        return after, (observe(after.params, place), kept)
 
     def advance_and_record(state, step):
         inputs, place = step
         after, record = run.step_and_record(state, inputs)
-        return after, (observe(after.params, place), memory.keep(record))
+        return after, ((observe(after.params, place), None), memory.keep(record))
 
     steps = dataclasses.replace(inputs, desired_index=None), places(inputs, run.eval_every)[2]
     counts = memory.split(inputs.weights.shape[0])
-    return sweep.forward(advance, advance_and_record, start, steps, counts)
+    end, (seen, gradients), kept = sweep.forward(advance, advance_and_record, start, steps, counts)
+    return end, seen, (gradients, kept)
 
 
 def backward_sweep(
@@ -283,7 +293,7 @@ def backward_sweep(
     """
 
     def step_back(carry, record_and_step):
-        record, (inputs, place, loss_cotangent) = record_and_step
+        record, (inputs, place, loss_cotangent, _) = record_and_step
         cotangent, sums, of_inputs = run.step_back(
             *carry, memory.fetch(record), inputs, place, loss_cotangent
         )
@@ -293,11 +303,16 @@ def backward_sweep(
         return run.step(state, step[0])[0], None
 
     def advance_and_record(state, step):
-        after, record = run.step_and_record(state, step[0])
+        inputs, *_, gradient = step
+        if gradient is None:
+            after, record = run.step_and_record(state, inputs)
+        else:
+            after, record = run.update_and_record(state, memory.fetch(gradient), inputs)
         return after, memory.keep(record)
 
+    gradients, kept = kept
     before = places(inputs, run.eval_every)[1]
-    steps = dataclasses.replace(inputs, desired_index=None), before, loss_cotangents
+    steps = dataclasses.replace(inputs, desired_index=None), before, loss_cotangents, gradients
     counts = memory.split(inputs.weights.shape[0])
     (cotangent, sums), of_inputs = sweep.backward(
         step_back, advance, advance_and_record, (cotangent, sums), kept, steps, counts

@@ -105,6 +105,28 @@ class RecomputeStates(_OnDevice):
         return (*counts, num_steps)
 
 
+@dataclasses.dataclass(frozen=True)
+class KeepGradients(_OnDevice):
+    """Keep the gradients of all T steps and the states of few; make the others again from these.
+
+    An update sees no data: from a state and the gradient of its step the optimiser alone makes the
+    next one, without a pass over examples. Memory: T gradients, and 2 sqrt(T) states beside; with
+    AdamW a gradient is a quarter of what `StoreStates` keeps of a step, theta, both moments and
+    the gradient. Time: 11 forward passes a step, as `StoreStates`, and one more update. With plain
+    SGD, whose states are no larger than gradients, nothing is gained.
+    """
+
+    keeps_gradients = True
+
+    def split(self, num_steps: int) -> tuple[int, ...]:
+        return _even_split(num_steps, 2)
+
+
+def keeps_gradients(memory: MemoryStrategy) -> bool:
+    """Whether the gradients of all steps are kept, and states made again from them."""
+    return getattr(memory, "keeps_gradients", False)
+
+
 def states_held(memory: MemoryStrategy, num_steps: int) -> int:
     """The states that are held at once in the worst moment of a backward sweep, b_1 + ... + b_d."""
     return sum(memory.split(num_steps))

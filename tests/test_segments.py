@@ -24,6 +24,7 @@ ADAMW = optax.adamw(0.1, eps_root=1e-8)
         (optax.sgd(0.3), lljax.StoreStates(), 5),  # the last segment is shorter
         (ADAMW, lljax.RecomputeStates(), 12),
         (ADAMW, lljax.OffloadStates(), 23),
+        (ADAMW, lljax.KeepGradients(), 7),
     ],
 )
 def test_segments_add_up_to_the_gradient(optimizer, memory, length):

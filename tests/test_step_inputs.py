@@ -44,6 +44,7 @@ STRATEGIES = [
     {"memory": lljax.RecomputeStates(), "microbatch_size": 4},
     {"memory": lljax.RecomputeStates(depth=2), "zero_weight": "slope_only", "microbatch_size": 2},
     {"memory": lljax.OffloadStates()},
+    {"memory": lljax.KeepGradients(), "microbatch_size": 4},
 ]
 
 
