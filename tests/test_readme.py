@@ -15,6 +15,7 @@ from lljax.report import figures
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_functions_is_complete():
@@ -51,6 +52,15 @@ def test_a_worked_example_runs(heading):
     (code,) = blocks_of(heading)
     with settings_of_a_user():
         exec(compile(code, heading, "exec"), {})
+
+
+@pytest.mark.slow
+def test_the_recipes_run():
+    """From top to bottom: they share their beginning, and check themselves."""
+    code = "".join(re.findall(r"```python\n(.*?)```", RECIPES, re.DOTALL))
+    assert code.count("build_loss_auc") > 6
+    with settings_of_a_user():
+        exec(compile(code, "recipes", "exec"), {})
 
 
 @pytest.mark.slow
