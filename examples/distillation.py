@@ -62,22 +62,20 @@ def main():
     data = real_examples(jax.random.key(0), 512)
     order = jnp.argsort(data["label"], stable=True)
     first = jnp.searchsorted(data["label"][order], jnp.arange(CLASSES))
-    x = start = data["x"][order][first[:, None] + jnp.arange(PER_CLASS)].reshape(-1, DIM)
-    adam = optax.adam(0.03)
-
-    @jax.jit
-    def outer_step(x, state, key):
-        def objective(x):  # four fresh models in one compiled call
-            keys = jax.random.split(key, 4)
-            return jax.vmap(lambda key: run(x, key, data)[0])(keys).mean()
-
-        updates, state = adam.update(jax.grad(objective)(x), state)
-        return x + updates, state
-
-    state = adam.init(x)
-    for key in jax.random.split(jax.random.key(3), OUTER_STEPS):
-        x, state = outer_step(x, state, key)
-    before, after = float(accuracy(start)), float(accuracy(x))
+    start = data["x"][order][first[:, None] + jnp.arange(PER_CLASS)].reshape(-1, DIM)
+    learned = jax.jit(
+        lambda x: (
+            lljax.optimize_over_runs(
+                lambda x, key: run(x, key, data),
+                x,
+                jax.random.key(3),
+                optimizer=lljax.from_optax(optax.adam(0.03)),
+                num_steps=OUTER_STEPS,
+                validation_key=jax.random.key(4),
+            ).policy
+        )
+    )(start)
+    before, after = float(accuracy(start)), float(accuracy(learned))
     print(f"accuracy of models trained on 20 real points {before:.3f}, on the learned {after:.3f}")
     return before, after
 

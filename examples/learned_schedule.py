@@ -45,29 +45,27 @@ def final_loss(log_rates, key):
         hyperparams={"learning_rate": jnp.exp(log_rates)},
     )
     _, info = loss_auc(inputs, jnp.zeros(DIM), train, desired)
-    return info.desired_losses[-1]
-
-
-def mean_loss(log_rates, key, runs):
-    return jax.vmap(final_loss, (None, 0))(log_rates, jax.random.split(key, runs)).mean()
+    return info.desired_losses[-1], info
 
 
 def main():
-    # On 256 runs that no outer step has seen.
-    evaluate = jax.jit(lambda log_rates: mean_loss(log_rates, jax.random.key(1), 256))
+    keys = jax.random.split(jax.random.key(1), 256)  # of runs that no outer step has seen
+    evaluate = jax.jit(lambda rates: jax.vmap(lambda k: final_loss(rates, k)[0])(keys).mean())
     constants = [jnp.full(NUM_STEPS, rate) for rate in jnp.linspace(-4.0, 1.0, 25)]
-    start = log_rates = min(constants, key=evaluate)
-    adam = optax.adam(0.05)
-
-    @jax.jit
-    def outer_step(log_rates, state, key):
-        gradient = jax.grad(mean_loss)(log_rates, key, RUNS)
-        updates, state = adam.update(gradient, state)
-        return log_rates + updates, state
-
-    state = adam.init(log_rates)
-    for key in jax.random.split(jax.random.key(0), OUTER_STEPS):
-        log_rates, state = outer_step(log_rates, state, key)
+    start = min(constants, key=evaluate)
+    log_rates = jax.jit(
+        lambda log_rates: (
+            lljax.optimize_over_runs(
+                final_loss,
+                log_rates,
+                jax.random.key(0),
+                optimizer=lljax.from_optax(optax.adam(0.05)),
+                num_steps=OUTER_STEPS,
+                num_runs=RUNS,
+                validation_key=jax.random.key(2),
+            ).policy
+        )
+    )(start)
     before, after = float(evaluate(start)), float(evaluate(log_rates))
     shown = ", ".join(f"{rate:.2f}" for rate in jnp.exp(log_rates)[:: NUM_STEPS // 8])
     rate = float(jnp.exp(start[0]))

@@ -7,6 +7,8 @@ steps. Half of the training labels are wrong; ten outer steps find out which, by
 examples alone.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -57,17 +59,9 @@ def main():
     def with_base(policy, adapter, train, desired):
         return loss_auc(policy, adapter, train, desired, base)
 
-    result = jax.jit(
-        lambda policy: lljax.optimize_policy(
-            with_base,
-            policy,
-            adapter,
-            train,
-            desired,
-            optimizer=lljax.exponentiated_gradient(0.5, momentum=0.5),
-            num_steps=10,
-        )
-    )(policy)
+    method = lljax.exponentiated_gradient(0.5, momentum=0.5)
+    optimize = functools.partial(lljax.optimize_policy, optimizer=method, num_steps=10)
+    result = jax.jit(functools.partial(optimize, with_base))(policy, adapter, train, desired)
     share = float(result.policy[:, wrong].sum(axis=1).mean())
     print(f"weight of the wrong half: 0.50 -> {share:.2f}")
 

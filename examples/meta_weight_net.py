@@ -59,19 +59,23 @@ def main():
 
     def final_loss(psi, key, data):
         _, info = loss_auc(*new_run(key), train, data, psi)
-        return info.desired_losses[-1]
+        return info.desired_losses[-1], info
 
-    def mean_loss(psi, keys, data):
-        return jax.vmap(final_loss, (None, 0, None))(psi, keys, data).mean()
-
-    psi = {"in": jnp.ones((1, 8)), "bias": jnp.linspace(-3.0, 0.0, 8)[None], "out": jnp.zeros(8)}
-    adam = optax.adam(0.1)
-    outer = jax.jit(jax.grad(lambda psi, key: mean_loss(psi, jax.random.split(key, 4), desired)))
-    state, start = adam.init(psi), psi
-    for key in jax.random.split(jax.random.key(1), OUTER_STEPS):
-        updates, state = adam.update(outer(psi, key), state)
-        psi = optax.apply_updates(psi, updates)
-    evaluate = jax.jit(lambda psi: mean_loss(psi, jax.random.split(jax.random.key(2), 16), test))
+    start = {"in": jnp.ones((1, 8)), "bias": jnp.linspace(-3.0, 0.0, 8)[None], "out": jnp.zeros(8)}
+    psi = jax.jit(
+        lambda psi: (
+            lljax.optimize_over_runs(
+                lambda psi, key: final_loss(psi, key, desired),
+                psi,
+                jax.random.key(1),
+                optimizer=lljax.from_optax(optax.adam(0.1)),
+                num_steps=OUTER_STEPS,
+                validation_key=jax.random.key(2),
+            ).policy
+        )
+    )(start)
+    keys = jax.random.split(jax.random.key(6), 16)  # of runs that are new
+    evaluate = jax.jit(lambda psi: jax.vmap(lambda k: final_loss(psi, k, test)[0])(keys).mean())
     before, after = float(evaluate(start)), float(evaluate(psi))
     shown = ", ".join(f"{w:.2f}" for w in weight(psi, jnp.array([0.1, 0.5, 1.0, 2.0, 4.0])))
     print(f"test loss of new runs: {before:.3f} with equal weights, {after:.3f} with learned ones")

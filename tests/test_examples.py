@@ -31,6 +31,12 @@ def test_twenty_learned_points_teach_more_than_twenty_real_ones(run):
     assert after > before + 0.05
 
 
+def test_one_weight_an_example_finds_the_wrong_labels(run):
+    share, learned, oracle = run("noisy_labels")
+    assert share < 0.1
+    assert learned > 0.6 * oracle > 3
+
+
 def test_a_frozen_base_is_stored_once(run):
     share, megabytes = run("lora")
     assert share < 0.42
