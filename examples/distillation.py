@@ -6,6 +6,8 @@ The training examples themselves are what is learned: the features of 20 points,
 classes. The derivative of the loss AUC in `train` goes through all T steps of the run.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -50,31 +52,24 @@ def run(x, key, desired):
 def accuracy(x):
     """Of fresh models trained on the points `x`, on real examples that nothing has seen."""
     test = real_examples(jax.random.key(1), 2000)
-
-    def one(key):
-        _, info = run(x, key, test)
-        return (logits(info.params, test["x"]).argmax(1) == test["label"]).mean()
-
-    return jax.vmap(one)(jax.random.split(jax.random.key(2), 8)).mean()
+    keys = jax.random.split(jax.random.key(2), 8)
+    params = jax.vmap(lambda key: run(x, key, test)[1].params)(keys)
+    guesses = jax.vmap(logits, (0, None))(params, test["x"]).argmax(-1)
+    return (guesses == test["label"]).mean()
 
 
 def main():
     data = real_examples(jax.random.key(0), 512)
-    order = jnp.argsort(data["label"], stable=True)
-    first = jnp.searchsorted(data["label"][order], jnp.arange(CLASSES))
-    start = data["x"][order][first[:, None] + jnp.arange(PER_CLASS)].reshape(-1, DIM)
-    learned = jax.jit(
-        lambda x: (
-            lljax.optimize_over_runs(
-                lambda x, key: run(x, key, data),
-                x,
-                jax.random.key(3),
-                optimizer=lljax.from_optax(optax.adam(0.03)),
-                num_steps=OUTER_STEPS,
-                validation_key=jax.random.key(4),
-            ).policy
-        )
-    )(start)
+    first = [jnp.flatnonzero(data["label"] == c)[:PER_CLASS] for c in range(CLASSES)]
+    start = data["x"][jnp.concatenate(first)]
+    optimize = functools.partial(
+        lljax.optimize_over_runs,
+        lambda x, key: run(x, key, data),
+        optimizer=lljax.from_optax(optax.adam(0.03)),
+        num_steps=OUTER_STEPS,
+        validation_key=jax.random.key(4),
+    )
+    learned = jax.jit(optimize)(start, jax.random.key(3)).policy
     before, after = float(accuracy(start)), float(accuracy(learned))
     print(f"accuracy of models trained on 20 real points {before:.3f}, on the learned {after:.3f}")
     return before, after

@@ -7,6 +7,8 @@ are the same at every step, in runs whose initialisation and order are drawn ane
 on test data and new runs, beside an oracle that knows the wrong labels.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -50,18 +52,15 @@ def main():
         inputs = lljax.StepInputs(lljax.static_weights(weights, index), index)
         return loss_auc(inputs, params, train, data)
 
-    optimize = jax.jit(
-        lambda weights: lljax.optimize_over_runs(
-            lambda weights, key: run(weights, key, desired),
-            weights,
-            jax.random.key(4),
-            optimizer=lljax.exponentiated_gradient(1.0, momentum=0.8),
-            num_steps=OUTER_STEPS,
-            validation_key=jax.random.key(5),
-        )
+    uniform, oracle = jnp.full(N, 1 / N), jnp.where(wrong, 0, 1 / (~wrong).sum())
+    optimize = functools.partial(
+        lljax.optimize_over_runs,
+        lambda weights, key: run(weights, key, desired),
+        optimizer=lljax.exponentiated_gradient(1.0, momentum=0.8),
+        num_steps=OUTER_STEPS,
+        validation_key=jax.random.key(5),
     )
-    uniform = jnp.full(N, 1 / N)
-    learned, oracle = optimize(uniform).policy, jnp.where(wrong, 0, 1 / (~wrong).sum())
+    learned = jax.jit(optimize)(uniform, jax.random.key(4)).policy
 
     @jax.jit
     def test_losses(weights):
