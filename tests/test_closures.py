@@ -46,7 +46,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"microbatch_size": 4}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"microbatch_size": 4}, marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_gradient_inside_a_transformation(way, options):
     found = WAYS[way](lambda *both: of_policy(*both, **options))
@@ -90,6 +92,7 @@ def built_with(rate, build=lljax.build_loss_auc):
     return auc
 
 
+@pytest.mark.slow
 def test_an_optimizer_built_inside():
     rates = jnp.array([0.01, 0.1])
 

@@ -230,6 +230,7 @@ def test_a_folder_in_the_place_of_a_file_is_a_sentence(workdir):
     assert_refused(call(*RUN, workdir), "--workdir", ".lock cannot be written: Is a directory")
 
 
+@pytest.mark.slow
 def test_what_a_removed_run_was_writing_is_no_obstacle(tmp_path):
     """A run makes its folders anew while its workdir is taken away, and then ends."""
     part = tmp_path / "sweep" / "43.orbax-checkpoint-tmp" / "arrays"

@@ -63,6 +63,7 @@ def models_with_the_same_parameters(embed):
     }
 
 
+@pytest.mark.slow
 # The example's plain model adds its bias the way everybody writes it.
 @jax.numpy_rank_promotion("allow")
 def test_linen_nnx_and_plain_models_agree(embed):

@@ -131,6 +131,7 @@ def test_the_compiled_outer_step_and_the_one_on_the_host_follow_one_rule(active)
         chex.assert_trees_all_close(one, other, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_steps_of_optimize_policy(tmp_path):
     flags = (*ACTIVE, "--outer.check-every", "3")
     workdir = run_without_report(tmp_path / "run", *flags)
@@ -198,6 +199,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_trackers_get_the_metrics_and_cannot_stop_a_run(tmp_path):
     config, workdir = tmp_path / "own.py", tmp_path / "run"
     config.write_text(OWN_TRACKER)

@@ -66,6 +66,7 @@ def test_from_text_to_report(finished):
     assert "β" in page
 
 
+@pytest.mark.slow
 def test_a_plan_comes_true(finished, cache):
     """Memory and states as counted by hand, and the strategy that the run took."""
     result = call("plan", CONFIG, *TINY, *cache)

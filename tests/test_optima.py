@@ -178,7 +178,12 @@ def test_a_scorer_at_its_optimum(batches):
     assert np.abs(covariance).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["static", "group", "scheduled"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["static", pytest.param("group", marks=SLOW), pytest.param("scheduled", marks=SLOW)]
+)
 def test_an_active_set_over_a_family_ends_where_the_whole_set_does(name):
     start, num_steps, _ = CASES[name]
     family = family_of(name, INDEX)

@@ -163,6 +163,7 @@ def test_complex_states_of_an_optimizer_carry_their_derivative():
         assert_close(gradient_of(turning, problem, memory=memory), expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_adamw_predicts_at_the_default_of_the_command_line_and_not_without():
     default = inner_optimizer(InnerConfig(optimizer="adamw", learning_rate=0.01))
     assert prediction_score(rare_words(), default, 40).lds >= 0.9

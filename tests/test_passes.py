@@ -179,7 +179,7 @@ def test_a_rule_that_is_two_percent_off_is_found(dtype):
         lljax.check_loss_fn(layered(almost), problem.params, problem.train, problem.constants)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.bfloat16, marks=pytest.mark.slow), jnp.float32])
 @pytest.mark.parametrize(
     "between",
     [

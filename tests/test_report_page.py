@@ -155,6 +155,7 @@ def test_secrets_and_control_characters_of_old_workdirs_are_not_shown(workdir, w
     assert table.replace("\n", "").isprintable()
 
 
+@pytest.mark.slow
 def test_no_pdf_unless_asked_for_and_same_bytes_again(workdir, rendered):
     report = render(workdir)
     assert not list(workdir.rglob("*.pdf"))

@@ -129,6 +129,7 @@ def test_report_again_with_pdf(finished, tmp_path):
     assert list((workdir / "figures").glob("*.pdf"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -190,6 +191,7 @@ def test_an_active_set_ends_where_looking_at_all_examples_does(active_set):
     np.testing.assert_allclose(objectives[3], objectives[1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_slopes_were_unknown(active_set, tmp_path):
     """A checkpoint has one truth value for the mask, which follows from the policy."""
     flags = (*ACTIVE, "--outer.check-every", "3")

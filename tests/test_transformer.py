@@ -92,7 +92,7 @@ def meta_gradient(attention_scale):
 
 BOTH = pytest.mark.parametrize(
     ("attention_scale", "initialization"),
-    [("head", "torch"), ("width", "scaled")],
+    [("head", "torch"), pytest.param("width", "scaled", marks=pytest.mark.slow)],
 )
 
 

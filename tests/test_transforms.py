@@ -54,6 +54,7 @@ def test_strict_promotion_gives_the_same(options):
         assert_close(jax.jit(gradient_of(**options))(*problem), expected, 1e-5)
 
 
+@pytest.mark.slow
 def test_strict_promotion_of_all_that_acts_on_policies():
     problem = make_logistic(num_steps=3, dtype=jnp.float32)
     loss_auc = lljax.build_loss_auc(logistic_loss, ADAMW, microbatch_size=4)

@@ -77,6 +77,7 @@ def test_a_command_whose_package_is_missing_names_it(site, tmp_path):
     assert re.search(r"`lljax run` needs the package \w+.* pip install \w+", done.stderr)
 
 
+@pytest.mark.slow
 def test_the_configs_travel_under_their_names(site, tmp_path):
     shipped = {path.name for path in (site / "lljax" / "configs").glob("*.py")}
     assert shipped == {path.name for path in (ROOT / "configs").glob("*.py")}
