@@ -123,13 +123,13 @@ def file_cases(folder: Path, group: str, rng: Generator, repeats: int = 1) -> It
       group: of ways, in `WAYS`.
       rng: chooses the way.
       repeats: cases for the newest file of a kind, which is read. A flip also meets another one;
-        of files at the top, which hold numbers for people, it meets three times as many bits.
+        of files at the top, which hold numbers for people, it meets twice as many bits.
     """
     for members in kinds(folder).values():
         *others, newest = members
         targets = [newest] * repeats
         if group == "flip":
-            targets *= 3 if len(newest.parts) == 1 else 1
+            targets *= 2 if len(newest.parts) == 1 else 1
             targets += [others[int(rng.integers(len(others)))]] if others else []
         for target in targets:
             ways = [*WAYS[group], _SWAP] if group == "replace" and others else [*WAYS[group]]
@@ -153,7 +153,7 @@ def payload_cases(folder: Path, parts: tuple[str, ...], flips: int) -> Iterator[
         newest = max(numbered, key=lambda path: int(path.name))
         for path in sorted(newest.rglob("*")):
             if path.is_file() and path.parent.name == "d":
-                for _ in range(flips + path.stat().st_size // 2000):
+                for _ in range(flips + path.stat().st_size // 8000):
                     yield on(path.relative_to(folder), "flip", flip_inside)
 
 
