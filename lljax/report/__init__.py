@@ -20,6 +20,9 @@ Only `page` and the figures load matplotlib and Jinja.
 
 import logging
 
-# Where HOME cannot be written matplotlib advises, in two long lines, to set a variable of its own:
-# that costs a second and is none of the user's concern.
-logging.getLogger("matplotlib").addFilter(lambda said: "MPLCONFIGDIR" not in said.getMessage())
+# Where HOME cannot be written matplotlib says so, and advises to set a variable of its own: that
+# costs a second and is none of the user's concern.
+_OF_HOME = ("MPLCONFIGDIR", "mkdir -p failed")
+logging.getLogger("matplotlib").addFilter(
+    lambda said: not any(words in said.getMessage() for words in _OF_HOME)
+)
