@@ -28,6 +28,7 @@ import optax
 
 from lljax import sweep
 from lljax.evaluation import Place, places, where_measured
+from lljax.hyperparams import init_state
 from lljax.memory import MemoryStrategy, keeps_gradients
 from lljax.microbatch import (
     Examples,
@@ -87,7 +88,7 @@ class TrainingRun:
     wanted: tuple[tuple[bool, ...], ...] = ((), (), ())
 
     def init(self, params: Params) -> TrainState:
-        return TrainState(params, self.optimizer.init(params))
+        return TrainState(params, init_state(self.optimizer, params))
 
     def step(self, state: TrainState, inputs: StepInputs) -> tuple[TrainState, Params]:
         """(s_t, what step t is given) -> (s_{t+1}, g_t)."""

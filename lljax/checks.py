@@ -1,7 +1,7 @@
 """What is refused at trace time, and in which words.
 
 Shapes and dtypes are known when JAX traces, so these checks cost nothing at run time. Values are
-not: `policy.check_policy` looks at those, outside jit.
+not: `simplex.check_policy` looks at those, outside jit.
 """
 
 import math

@@ -18,6 +18,12 @@ Hyperparams = Mapping[str, Any]
 """By name: the values of one step, or with a leading axis [T] those of all."""
 
 
+def init_state(optimizer: optax.GradientTransformation, params: Params) -> Any:
+    """o_0. optax mixes dtypes, so that a user's strict promotion cannot hold."""
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.init(params)
+
+
 def write_hyperparams(opt_state: Any, hyperparams: Hyperparams | None) -> Any:
     """The optimiser's state with these hyperparameters wherever it has one of the name."""
     if not hyperparams:
@@ -49,19 +55,37 @@ def check_hyperparams(
         raise ValueError(
             f"`hyperparams` must be a dict from names to arrays [T, ...]; got {hyperparams!r}."
         )
-    state = jax.eval_shape(optimizer.init, params)
-    known = {name: value for node in _injected(state) for name, value in node.hyperparams.items()}
-    scheduled = {name for node in _injected(state) for name in _schedules(node)}
+    nodes = list(_injected(jax.eval_shape(lambda p: init_state(optimizer, p), params)))
     for name, values in hyperparams.items():
-        if name not in known:
-            raise ValueError(_unknown(name, sorted(known)))
-        if name in scheduled:
+        having = [node for node in nodes if name in node.hyperparams]
+        if not having:
+            raise ValueError(
+                _unknown(name, sorted({n for node in nodes for n in node.hyperparams}))
+            )
+        if len(having) > 1:
+            raise ValueError(
+                f"`hyperparams[{name!r}]` is in {len(having)} parts of `optimizer`. Give each a "
+                f"name of its own: optax.inject_hyperparams(lambda rate_a: optax.sgd(rate_a))("
+                f"rate_a=0.1)."
+            )
+        (node,) = having
+        if name in _schedules(node):
             raise ValueError(
                 f"`hyperparams[{name!r}]` would have no effect: the optimiser was built with a "
                 f"schedule as its {name}, which is computed anew at every step. Build it with a "
                 f"number there, optax.inject_hyperparams(...)({name}=0.1)."
             )
-        expected = (num_steps, *known[name].shape)
+        built_with = node.hyperparams[name]
+        if not jnp.issubdtype(built_with.dtype, jnp.floating):
+            raise ValueError(
+                f"`hyperparams[{name!r}]` would be cut to whole numbers: `optimizer` was built "
+                f"with one as its {name}. Build it with {name}=0.0 or the like."
+            )
+        if not hasattr(values, "dtype"):
+            raise ValueError(
+                f"`hyperparams[{name!r}]` must be an array [T, ...]; got a {type(values).__name__}."
+            )
+        expected = (num_steps, *built_with.shape)
         if jnp.shape(values) != expected:
             raise ValueError(
                 f"`hyperparams[{name!r}]` must have shape {expected}, one value for each of the "

@@ -96,9 +96,9 @@ def build_loss_auc(
       `StoreStates`, 3 more for each level of `RecomputeStates`; of an example without weight 3 in
       all under "slope_only", 0 under "omit", in whole micro-batches (under vmap: as many as the run
       with the most needs). It raises ValueError at trace time when a shape or dtype does not fit,
-      when a derivative in forward mode (jax.jvp, jax.jacfwd) is asked for, and when the optimiser's
-      update cannot be differentiated. Forward mode over `jax.grad`, a Hessian-vector product,
-      works.
+      when a derivative in forward mode (jax.jvp, jax.jacfwd) is asked for outside jit, and when the
+      optimiser's update cannot be differentiated. Forward mode over `jax.grad`, a Hessian-vector
+      product, works unless a loss has a `jax.custom_vjp`.
 
     Reference: "Towards Optimal Learning of Language Models", arXiv:2402.17759, section 2, App. C.
     """
@@ -123,6 +123,13 @@ def build_loss_auc(
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
+            if functions.has_backward_rules:
+                raise ValueError(
+                    "the loss AUC is differentiated in reverse: jax.jvp and jax.jacfwd of it do "
+                    "not work, nor of its gradient where a loss has a backward rule of its own "
+                    "(jax.custom_vjp). For a second derivative take jax.grad of the product of "
+                    "jax.grad and a direction."
+                ) from error
             raise ValueError(
                 "the loss AUC is differentiated in reverse: jax.jvp and jax.jacfwd of it do not "
                 "work. For a derivative in a direction take jax.grad and the product with it, for "

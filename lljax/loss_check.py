@@ -1,6 +1,6 @@
 """What a loss function must be for its training run to be differentiated, checked in one place."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lljax import backward_rules, checks, mixing
@@ -45,6 +45,7 @@ def check_loss_fn(
     Cost: some 30 forward passes of at most 12 examples together, compiled once.
     """
     rest = () if constants is None else (constants,)
+    checks.check_choice("second_order", second_order, SecondOrder)
     checks.check_loss_fn(loss_fn, params, batch, "batch", rest=rest)
     if not is_concrete((params, batch, rest)):
         raise ValueError(
@@ -68,6 +69,7 @@ def check_losses(
     rest: tuple[Any, ...] = (),
     second_order: SecondOrder = "reverse_over_reverse",
     evaluate: bool = True,
+    piece_of: Callable[[str, Batch], Batch] = lambda _, batch: batch,
 ) -> None:
     """What every function that trains checks of its losses: shapes and, evaluating them, the rest.
 
@@ -75,11 +77,16 @@ def check_losses(
       second_order: how the gradient of `loss_fn` is differentiated.
       evaluate: whether the losses are evaluated too.
       rest: empty or (constants,).
+      piece_of: (name, batch) -> what a loss is handed of it at once; shapes and dtypes will do.
     """
     cut_by = None if microbatch_size is None else "pass microbatch_size=None"
-    checks.check_loss_fn(loss_fn, params, train, "train", rest=rest)
-    for name, batch in desired_sets.items():
-        checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, batch, name, rest)
+    for name, batch in {"train": train, **desired_sets}.items():
+        checks.num_examples(batch, name)
+        piece = piece_of(name, batch)
+        if name == "train":
+            checks.check_loss_fn(loss_fn, params, piece, name, rest=rest)
+        else:
+            checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, piece, name, rest)
     if not evaluate:
         return
     mixing.check_mixing(loss_fn, params, train, cut_by=cut_by, rest=rest)

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 
 from lljax.types import Batch, Params
 
-NOISE = 0.1  # of a parameter's size, where a loss is evaluated a second time
+# Of a parameter's size, where a loss is evaluated a second time; and where nothing is fitted.
+NOISE, FAR = 0.1, (3.0, 1.0)
 
 Found = TypeVar("Found")
 
@@ -47,10 +48,29 @@ class Findings(Generic[Found]):
         with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
             try:
                 known[key] = look(lambda *both: loss_fn(*both, *rest), params, batch)
-            except (TypeError, ValueError, IndexError):
-                # It closes over tracers, or takes batches of one size only: nothing to compare.
+            except Exception:
+                # It closes over tracers, or takes (or asserts) one size of batch: nothing to
+                # compare. That it can be called as it will be has been seen by its shape.
                 return None
         return known[key]
+
+
+def confirmed(look: Callable[[float], tuple[Found | None, bool]]) -> Found | None:
+    """What shows at these parameters, or slightly other ones, and far from them too.
+
+    Where a model fits its examples, little but rounding is left of the losses.
+
+    Args:
+      look: noise -> (what is found there, whether the numbers there can tell).
+    """
+    near = next((found for found, _ in map(look, (0.0, NOISE)) if found is not None), None)
+    if near is None:
+        return None
+    for noise in FAR:
+        found, can_tell = look(noise)
+        if can_tell:
+            return None if found is None else near
+    return near
 
 
 def spread(num_examples: int, count: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from lljax import checks, optimizer_check
-from lljax.hyperparams import is_injected
+from lljax.hyperparams import init_state, is_injected
 from lljax.simplex import check_rows, project_simplex
 from lljax.slopes import check_mask
 from lljax.types import MetaOptimizer
@@ -240,9 +240,12 @@ def from_optax(optimizer: optax.GradientTransformation) -> MetaOptimizer:
 
     def init(psi):
         optimizer_check.check_update(optimizer, psi)
-        return optimizer.init(psi)
+        return init_state(optimizer, psi)
 
     def update(gradient, state, psi, scale=1.0, known=None):
+        if known is not None:
+            check_mask(known, psi)
+
         def where_known(tree):
             if known is None:
                 return tree
@@ -255,7 +258,7 @@ def from_optax(optimizer: optax.GradientTransformation) -> MetaOptimizer:
             return optax.apply_updates(psi, updates), state
 
     def restart(state, psi):
-        return _but_for_schedules(state, optimizer.init(psi))
+        return _but_for_schedules(state, init_state(optimizer, psi))
 
     return MetaOptimizer(init, update, restart)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lljax import checks
-from lljax.loss_trials import NOISE, Findings, at, spread, with_noise
+from lljax.loss_trials import Findings, at, confirmed, spread, with_noise
 from lljax.types import Batch, LossFn, Params
 
 MOST = 4  # examples whose losses are compared
@@ -116,18 +116,21 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> Mixing | None:
         return loss_fn(theta, piece)[again], loss_fn(theta, part)
 
     # With a last layer of zeros all losses are the same, whatever the batch: so with noise too.
-    for noise in (0.0, NOISE):
+    def look(noise: float) -> tuple[Mixing | None, bool]:
         together, alone = losses_of(params, batch, noise)
         tolerance = _tolerance(together.dtype)
         together, alone = (np.asarray(losses, np.float64) for losses in (together, alone))
         if not (np.isfinite(together).all() and np.isfinite(alone).all()):
-            continue
+            return None, False
         change = np.abs(together - alone)
         worst = int(np.argmax(change))
-        if change[worst] > tolerance * max(np.abs(together).max(), np.abs(alone).max()):
+        size_of_losses = max(np.abs(together).max(), np.abs(alone).max())
+        if change[worst] > tolerance * size_of_losses:
             losses = float(together[worst]), float(alone[worst])
-            return Mixing(int(places[again[worst]]), losses, (2 * half, half), noise > 0)
-    return None
+            return Mixing(int(places[again[worst]]), losses, (2 * half, half), noise > 0), True
+        return None, bool(size_of_losses > 0)
+
+    return confirmed(look)
 
 
 def _tolerance(dtype: Any) -> float:

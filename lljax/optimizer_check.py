@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from lljax.hyperparams import init_state
 from lljax.train_step import apply_optimizer
 from lljax.types import MetaOptimizer, Params, TrainState
 from lljax.update import Record, pull_back_update, zeros_like
@@ -85,7 +86,7 @@ def check_update(optimizer: optax.GradientTransformation, params: Params) -> Non
     try:
         with jax.numpy_dtype_promotion("standard"):
             state = jax.eval_shape(optimizer.init, params)
-            jax.eval_shape(optimizer.update, params, state, params)
+            _, after = jax.eval_shape(optimizer.update, params, state, params)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         words = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -95,6 +96,15 @@ def check_update(optimizer: optax.GradientTransformation, params: Params) -> Non
             f"own (lookahead). Use another one, e.g. optax.sgd(learning_rate). What it says: "
             f"{type(error).__name__}: {words}"
         ) from error
+    forms = (jax.tree_util.tree_leaves_with_path(tree) for tree in (state, after))
+    for (path, before), (_, leaf) in zip(*forms, strict=False):
+        if (before.shape, before.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(
+                f"`optimizer` must keep the form of its state, and an update makes "
+                f"{before.dtype}{list(before.shape)} in state{jax.tree_util.keystr(path)} "
+                f"{leaf.dtype}{list(leaf.shape)}. Where `params` mix dtypes, keep them in one, or "
+                f"give the optimiser the dtype of its moments (`accumulator_dtype`, `mu_dtype`)."
+            )
 
 
 def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> None:
@@ -104,8 +114,7 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
       Adam divides by sqrt(v + eps_root), and with eps_root = 0 the root's derivative at v = 0 is
       infinite, so that one such entry makes the whole meta-gradient NaN.
     - Zero although the update follows the gradient: a sign (lion, sign_sgd, rprop) is a staircase.
-
-    - Not needed at all: the updates themselves are not finite, as of a learning rate that is NaN.
+    - The updates themselves are not finite, as of a learning rate that is NaN.
 
     Warns where it is not finite if the whole gradient of an update is zero, and where at a zero
     entry or gradient it is finite but STEEP: a meta-gradient of such numbers is exact, and may
@@ -181,7 +190,7 @@ def _try_updates(
 
     def try_kind(kind: _Kind) -> _Found:
         gradients = jax.tree.map(lambda p: _gradients(kind, p), params)
-        start = TrainState(params, optimizer.init(params))
+        start = TrainState(params, init_state(optimizer, params))
         end, records = jax.lax.scan(advance, start, gradients)
         last = zeros_like(end)._replace(params=params)
         _, slopes = jax.lax.scan(pull_back, last, records, reverse=True)

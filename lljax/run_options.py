@@ -10,6 +10,7 @@ import optax
 from lljax import checks, optimizer_check
 from lljax.adjoint import TrainingRun
 from lljax.closures import open_closure
+from lljax.hyperparams import init_state
 from lljax.loss_check import check_losses
 from lljax.memory import MemoryStrategy
 from lljax.microbatch import split_microbatches
@@ -38,6 +39,11 @@ class RunFunctions:
     desired_loss_fn: SharedLossFn
     optimizer: Callable[[Held], optax.GradientTransformation]
     rules: Rules
+
+    @property
+    def has_backward_rules(self) -> bool:
+        """Whether a loss may have a backward rule of its own."""
+        return self.rules.desired_has_rules or self.rules.train == "reverse_over_reverse"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +82,30 @@ class RunOptions:
     ) -> StepInputs:
         """The inputs of the steps; ValueError unless everything fits together."""
         given = as_step_inputs(policy)
-        if given.index is None:  # first: that a list must be stacked says more than a loss's shape
+        if given.index is None:  # first: that a list must be stacked says more than what follows
             checks.check_policy_shape(given.weights, train)
-        self.check_functions(params, train, {"desired": desired}, constants)
-        return self.check_inputs(policy, params, train, desired)
+        checks.check_params(params)
+        optimizer_check.check_update(self.optimizer, params)
+        inputs = self.check_inputs(policy, params, train, desired)
+        self.check_losses(
+            params, train, {"desired": desired}, constants, inputs.index, inputs.desired_index
+        )
+        return inputs
 
-    def check_functions(
-        self, params: Params, train: Batch, desired_sets: Mapping[str, Batch], constants: Any
+    def check_losses(
+        self,
+        params: Params,
+        train: Batch,
+        desired_sets: Mapping[str, Batch],
+        constants: Any,
+        index: jax.Array | None = None,
+        desired_index: jax.Array | None = None,
     ) -> None:
-        """ValueError unless losses and optimiser fit the parameters and the data."""
+        """ValueError unless the losses fit the parameters and the data.
+
+        Shapes are those of what a loss will be handed at once: a batch, or a micro-batch of it.
+        """
+        indices = {"train": index, "desired": desired_index}
         check_losses(
             self.loss_fn,
             self.desired_loss_fn,
@@ -95,8 +116,8 @@ class RunOptions:
             rest_of((constants, None)),
             self.second_order,
             self.check_loss,
+            lambda name, batch: self._piece(batch, indices.get(name)),
         )
-        optimizer_check.check_update(self.optimizer, params)
 
     def check_inputs(
         self, policy: jax.Array | StepInputs, params: Params, train: Batch, desired: Batch
@@ -127,7 +148,7 @@ class RunOptions:
         desired_loss_fn = open_closure(
             self.desired_loss_fn or self.loss_fn, params, desired_piece, *rest
         )
-        state = jax.eval_shape(self.optimizer.init, params)
+        state = jax.eval_shape(lambda p: init_state(self.optimizer, p), params)
         with jax.numpy_dtype_promotion("standard"):
             init = open_closure(self.optimizer.init, params)
             update = open_closure(self.optimizer.update, params, state, params)

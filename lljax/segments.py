@@ -197,7 +197,9 @@ def build_segments(
         sets = {"desired": desired}
         if watched_loss_fn is None:
             sets |= watched
-        options.check_functions(params, train, sets, constants)
+        checks.check_params(params)
+        optimizer_check.check_update(optimizer, params)
+        options.check_losses(params, train, sets, constants)
         for name, batch in watched.items() if watched_loss_fn else ():
             rest = rest_of((constants, None))
             checks.check_loss_fn(watched_loss_fn, params, batch, name, "watched_loss_fn", rest)

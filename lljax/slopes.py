@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lljax import checks
 from lljax.policy import neighbours
+from lljax.step_inputs import check_index
 
 
 def known_parameters(
@@ -42,7 +43,7 @@ def known_parameters(
       scorer has no unknown slopes: where its softmax is 0, so is what a slope is multiplied by.
 
     Raises:
-      ValueError: a shape or dtype does not fit.
+      ValueError: a shape or dtype does not fit, or (outside jit) an index is out of range.
     """
     checks.check_count("size", size)
     known = jnp.asarray(known)
@@ -57,13 +58,15 @@ def known_parameters(
             f"{known.shape[1:]}; got {index.shape}."
         )
     columns = jnp.broadcast_to(index, known.shape)
+    check_index("index", columns, f"of shape {index.shape}", size)
     if num_rows is None:
-        unknown = jnp.zeros(size, jnp.int32).at[columns].add(~known)
+        unknown = jnp.zeros(size, jnp.int32).at[columns].add((~known).astype(jnp.int32))
     else:
         checks.check_count("num_rows", num_rows)
         unknown = jnp.zeros((num_rows, size), jnp.int32)
         for row, share in neighbours(num_rows, known.shape[0]):
-            unknown = unknown.at[row[:, None], columns].add(~known & (share > 0)[:, None])
+            counts = (~known & (share > 0)[:, None]).astype(jnp.int32)
+            unknown = unknown.at[row[:, None], columns].add(counts)
     return unknown == 0
 
 

@@ -1,5 +1,6 @@
 """What the inner steps are given: a policy [T, N], or mini-batches with their weights."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -39,7 +40,10 @@ def check_step_inputs(
     Indices are compared with the number of examples where they are known, outside jit. Inside, a
     step with one that is out of range has weights of NaN, and a loss so measured is NaN.
     """
-    inputs = as_step_inputs(policy)
+    given = as_step_inputs(policy)
+    inputs = dataclasses.replace(
+        given, index=_wide(given.index), desired_index=_wide(given.desired_index)
+    )
     if inputs.index is None:
         checks.check_policy_shape(inputs.weights, train)
     else:
@@ -58,12 +62,20 @@ def check_step_inputs(
         size = checks.num_examples(desired, "desired")
         expected = f"(T+1, K') = ({num_steps + 1}, K')"
         check_index("desired_index", inputs.desired_index, expected, size)
-        if inputs.desired_index.shape[0] != num_steps + 1:
+        shape = inputs.desired_index.shape
+        if shape[0] != num_steps + 1 or shape[1] == 0:
             raise ValueError(
-                f"`desired_index` must have shape {expected}, a batch for each of theta_0 .. "
-                f"theta_T; got {inputs.desired_index.shape}."
+                f"`desired_index` must have shape {expected}, a batch of K' >= 1 for each of "
+                f"theta_0 .. theta_T; got {shape}."
             )
     return inputs
+
+
+def _wide(index: Any) -> Any:
+    """Integers that can be compared with the number of examples, which int8 may not hold."""
+    dtype = getattr(index, "dtype", None)
+    narrow = dtype is not None and jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize < 4
+    return jnp.asarray(index, jnp.int32) if narrow else index
 
 
 def _check_weights(weights: Any) -> None:

@@ -55,7 +55,8 @@ class StepInputs:
     """[T, B], int in 0 .. N-1: which examples are in the batches; None for all N in each step."""
 
     hyperparams: Mapping[str, jax.Array] | None = None
-    """By name [T, ...], floating: hyperparameters of an `optax.inject_hyperparams`."""
+    """By name [T, ...], floating: hyperparameters of an `optax.inject_hyperparams`. Where an
+    optimiser has several such parts, each hyperparameter needs a name of its own."""
 
     desired_index: jax.Array | None = None
     """[T+1, K'], int in 0 .. K-1: the examples of `desired` on which L(theta_t) is measured."""

@@ -1,5 +1,6 @@
 """The training run as a function: T train steps under one policy (paper, Eq. 1)."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -32,11 +33,12 @@ def unroll(
     Args:
       loss_fn: per-example losses, (params, batch) -> [B], nats.
       optimizer: any optax optimiser.
-      policy: gamma [T, N], floating.
+      policy: gamma [T, N], floating, or `StepInputs`; a `desired_index` is not looked at.
       params: theta_0.
       train: N training examples.
-      observe: (theta_t, gamma_t [N]) -> a pytree of arrays, called at t = 0 .. T; at t = T, where
-        no step follows, it gets the row of step T-1.
+      observe: (theta_t, gamma_t [N], or the weights [B] of a batch) -> a pytree of arrays, called
+        at t = 0 .. T; at t = T, where no step follows, it gets the row of step T-1.
+      constants: the third argument of the loss, if it has one.
       microbatch_size: examples handled at once inside a step; all of them when None.
 
     Returns:
@@ -51,6 +53,8 @@ def unroll(
     options = RunOptions(
         loss_fn, optimizer, None, StoreStates(), microbatch_size, "compute", reverse, eval_every=1
     )
+    if isinstance(policy, StepInputs):
+        policy = dataclasses.replace(policy, desired_index=None)
     inputs = options.check(policy, params, train, train, constants)
     functions = options.as_given(Rules())
     run = options.run(functions, train, train, (constants, Held()))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lljax.hyperparams import Hyperparams
+from lljax.hyperparams import Hyperparams, init_state
 from lljax.train_step import apply_optimizer
 from lljax.types import Params, TrainState
 
@@ -40,7 +40,7 @@ def record_shapes(optimizer: optax.GradientTransformation, params: Params) -> Re
     """The shapes of a step's state and record, without computing anything."""
 
     def record(params):
-        return make_record(optimizer, TrainState(params, optimizer.init(params)), params)
+        return make_record(optimizer, TrainState(params, init_state(optimizer, params)), params)
 
     return jax.eval_shape(record, params)
 
@@ -80,7 +80,7 @@ def pull_back_init(
     optimizer: optax.GradientTransformation, params: Params, cotangent: Cotangent
 ) -> Params:
     """The cotangent of theta_0, from which o_0 is made too, given that of s_0."""
-    _, pull_back = jax.vjp(lambda p: _differentiable(optimizer.init(p)), params)
+    _, pull_back = jax.vjp(lambda p: _differentiable(init_state(optimizer, p)), params)
     return jax.tree.map(jnp.add, cotangent.params, *pull_back(cotangent.opt_state))
 
 
@@ -91,7 +91,7 @@ def zeros_like(state: TrainState) -> Cotangent:
 
 def needs_gradient(optimizer: optax.GradientTransformation, params: Params) -> bool:
     """Whether Phi's pull-back depends on g_t; not where Phi is linear in it, as in plain SGD."""
-    state = jax.eval_shape(lambda p: TrainState(p, optimizer.init(p)), params)
+    state = jax.eval_shape(lambda p: TrainState(p, init_state(optimizer, p)), params)
     cotangent = jax.eval_shape(zeros_like, state)
 
     def pull_back(gradient, state, cotangent):
@@ -108,7 +108,10 @@ def needs_gradient(optimizer: optax.GradientTransformation, params: Params) -> b
 
 def _beside_zero(gradient: jax.Array) -> jax.Array:
     """The gradient of an array; where all of it is zero, numbers whose squares are just not."""
-    smallest = jnp.finfo(gradient.dtype).tiny ** 0.4
+    info = jnp.finfo(gradient.dtype)
+    # float16 has so few exponents that the inverse of the square must be thought of too.
+    is_half = gradient.dtype == jnp.float16
+    smallest = float(info.max) ** -0.5 if is_half else info.tiny**0.4
     return jnp.where(jnp.any(gradient != 0), gradient, jnp.asarray(smallest, gradient.dtype))
 
 
