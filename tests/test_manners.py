@@ -302,6 +302,6 @@ def test_a_disk_that_fills_up_is_told_and_the_run_continues(tmp_path):
     assert limited.returncode == 1
     assert "Traceback" not in limited.stderr
     assert "File too large" in limited.stderr.splitlines()[-1]
-    assert "The same command then continues the run" in limited.stderr
+    assert "and the same command continues the run" in limited.stderr
     assert len(limited.stderr.splitlines()) <= 10
     assert run_process(*RUN, tmp_path / "w").returncode == 0
