@@ -100,6 +100,7 @@ GOOD = "tasks.Task('points', Config, build)"
         ("show_example=lambda n: np.zeros(5)", GOOD, ["`show_example` must return", "shape (5,)"]),
         ("show_example=lambda n: np.ones(5) if n else 'a'", GOOD, ["`show_example` must return"]),
         ("perturbed=np.zeros(3, bool)", GOOD, ["`perturbed` must be a bool array of shape (8,)"]),
+        ("second_order='reverse'", GOOD, ["`second_order` must be one of auto, forward_over_"]),
         ("what=1", GOOD, ["cannot be built: TypeError", "what", "mine.py, line"]),
         ("desired_loss_fn=lambda w, x: x * w", GOOD, ["outer.train_share must be 0", "got 0.25"]),
         ("", "tasks.Task('points', Config, lambda config: 3)", ["must return a Problem; got int"]),
@@ -154,6 +155,31 @@ def test_settings_of_every_type_are_recognised_again(tmp_path):
     assert "finished" in result.stderr
     other = call("run", config, "--workdir", workdir, "--sizes", "8", "5")
     assert_refused(other, "sizes is [8, 4] there and [8, 5] here")
+
+
+ESTIMATOR = """
+import jax
+
+@jax.custom_jvp
+def turned(x):
+    return x
+
+turned.defjvp(lambda x, t: (x[0], 0.7 * jnp.tanh(1 + x[0]) * t[0]))
+"""
+TURNED = (
+    "params=jnp.ones(2), loss_fn=lambda w, x: (x * turned(w)[0] - x * turned(w)[1] ** 2 - x) ** 2"
+)
+
+
+def test_a_rule_that_is_no_derivative_needs_the_other_pass(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text(ESTIMATOR + TASK.format(changes=TURNED, task=GOOD, share=0.0))
+    result = call("run", config, "--workdir", tmp_path / "run")
+    assert_refused(result, "the task points does not fit", "Pass second_order='reverse_over_")
+    changes = f"{TURNED}, second_order='reverse_over_reverse'"
+    config.write_text(ESTIMATOR + TASK.format(changes=changes, task=GOOD, share=0.0))
+    result = call("run", config, "--workdir", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_desired_loss_of_its_own_is_what_is_measured(tmp_path):

@@ -86,6 +86,7 @@ class MetaGradient:
             watched_loss_fn=problem.desired_loss_fn,
             memory=plan.within_segment,
             microbatch_size=inner.microbatch_size,
+            second_order=problem.second_order,
         )
         segments = build(zero_weight="slope_only" if active_set else "compute")
         compiled = [jax.jit(function) for function in segments]

@@ -15,11 +15,12 @@ import numpy as np
 import optax
 
 from lljax import checks, mixing
+from lljax.backward_rules import check_backward_rules
 from lljax.checks import num_examples
 from lljax.errors import RunFailed, UserError, is_out_of_memory
 from lljax.safe_text import printable, without_secrets
 from lljax.tasks.config import ExperimentConfig
-from lljax.types import Batch, LossFn, Params
+from lljax.types import Batch, LossFn, Params, SecondOrder
 
 Shown = str | np.ndarray | tuple[np.ndarray, str]
 SETS = ("train", "desired", "validation", "test")
@@ -41,6 +42,7 @@ class Problem:
       num_symbols: |V| of the compression ratio: tokens of a vocabulary, classes, 2 for binary
         labels.
       desired_loss_fn: losses of the desired, validation and test examples; `loss_fn` when None.
+      second_order: how the gradient of `loss_fn` is differentiated, as in `build_loss_auc`.
       perturbed: [N] bool, the training examples that were damaged on purpose, if any were: the
         report tells what the policy did to them.
       show_example: how the n-th training example is shown in the report: its text, a picture as
@@ -60,6 +62,7 @@ class Problem:
     test: Batch
     num_symbols: int
     desired_loss_fn: LossFn | None = None
+    second_order: SecondOrder = "auto"
     perturbed: np.ndarray | None = None
     show_example: Callable[[int], Shown] | None = None
     facts: tuple[str, ...] = ()
@@ -173,7 +176,7 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
     arrays = {name: getattr(problem, name) for name in (*SETS, "params")}
     arrays = jax.tree.map(jnp.asarray, arrays)
     problem = dataclasses.replace(problem, **arrays, num_symbols=int(problem.num_symbols))
-    _check_mixing(problem, task.name, config)
+    _evaluate_losses(problem, task.name, config)
     share, desired_loss_fn = config.outer.train_share, problem.desired_loss_fn or problem.loss_fn
     if share and (problem.desired_loss_fn or _form(problem.train) != _form(problem.desired)):
         raise UserError(
@@ -224,6 +227,7 @@ def _check(problem: Any) -> None:
             checks.check_desired_loss_fn(
                 problem.desired_loss_fn, problem.loss_fn, problem.params, batch, name
             )
+    checks.check_choice("second_order", problem.second_order, SecondOrder)
     count = problem.num_symbols
     if not isinstance(count, numbers.Integral) or count < 2:
         raise ValueError(f"`num_symbols` must be a whole number, at least 2; got {count!r}.")
@@ -245,8 +249,9 @@ def _check(problem: Any) -> None:
         )
 
 
-def _check_mixing(problem: Problem, task_name: str, config: ExperimentConfig) -> None:
-    """UserError or a warning where the loss of an example depends on those beside it."""
+def _evaluate_losses(problem: Problem, task_name: str, config: ExperimentConfig) -> None:
+    """UserError or a warning where the loss of an example depends on those beside it, UserError
+    where the training loss has a backward rule that the pass does not take."""
     cures = {
         "leave inner.microbatch_size out": config.inner.microbatch_size,
         "set outer.train_share to 0": config.outer.train_share,  # both sets in one batch
@@ -264,6 +269,8 @@ def _check_mixing(problem: Problem, task_name: str, config: ExperimentConfig) ->
                 argument=name,
                 warn=found.append,
             )
+        if problem.second_order != "reverse_over_reverse":
+            check_backward_rules(problem.loss_fn, problem.params, problem.train)
     except ValueError as error:
         raise UserError(f"the task {task_name} does not fit together: {error}") from error
     if found:
