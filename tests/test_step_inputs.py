@@ -213,3 +213,44 @@ def test_the_unroll_takes_them():
     )
     np.testing.assert_allclose(seen, info.desired_losses, rtol=1e-12)
     np.testing.assert_allclose(end["in"], info.params["in"], rtol=1e-12)
+
+
+def test_a_learned_schedule_reaches_the_optimum_of_a_quadratic():
+    """Two curvatures and two steps of gradient descent: the best rates are their inverses."""
+    curvatures, start, num_steps = jnp.array([1.0, 4.0]), jnp.array([2.0, -1.0]), 2
+    data = {"curvature": curvatures, "of": jnp.arange(2)}
+
+    def loss_fn(params, batch):
+        return 0.5 * batch["curvature"] * params[batch["of"]] ** 2
+
+    sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    loss_auc = lljax.build_loss_auc(loss_fn, sgd)
+    index = jnp.tile(jnp.arange(2), (num_steps, 1))
+
+    def final_loss(log_rates, params, train, desired):
+        rates = {"learning_rate": jnp.exp(log_rates)}
+        inputs = lljax.StepInputs(jnp.ones((num_steps, 2)), index, rates)
+        _, info = loss_auc(inputs, params, train, desired)
+        return info.desired_losses[-1], info
+
+    def closed_form(log_rates):
+        shrink = 1 - jnp.exp(log_rates)[:, None] * curvatures[None]
+        return jnp.mean(0.5 * curvatures * (jnp.prod(shrink, axis=0) * start) ** 2)
+
+    log_rates = jnp.log(jnp.array([0.5, 0.4]))
+    found = jax.jit(jax.grad(final_loss, has_aux=True))(log_rates, start, data, data)[0]
+    np.testing.assert_allclose(found, jax.grad(closed_form)(log_rates), rtol=1e-12)
+    result = jax.jit(
+        lambda psi: lljax.optimize_policy(
+            final_loss,
+            psi,
+            start,
+            data,
+            data,
+            optimizer=lljax.from_optax(optax.adam(0.05)),
+            num_steps=150,
+        )
+    )(log_rates)
+    rates = np.sort(np.exp(result.policy))
+    np.testing.assert_allclose(rates, [0.25, 1.0], rtol=1e-2)
+    assert result.auc < 1e-4 * closed_form(log_rates)
