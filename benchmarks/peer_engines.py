@@ -127,18 +127,7 @@ def bergson(save_mode: str) -> Callable[[Problem, Sources], Contender]:
         if "bergson_code" not in sources:
             raise MissingError(how_to_get("bergson_code"))
         losses_of, module, train, desired, device = torch_problem(problem, sources)
-        stand_in(
-            *[
-                "accelerate",
-                "bitsandbytes",
-                "datasets",
-                "huggingface_hub",
-                "natsort",
-                "pandas",
-                "peft",
-            ]
-        )
-        stand_in(*["petname", "safetensors", "scipy", "simple_parsing", "transformers", "trl"])
+        stand_in(*BERGSON_IMPORTS)
         import_without_init("bergson", sources["bergson_code"] / "bergson")
         torch = import_torch()
         import torchopt

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import Jaxpr
 
 
 class Opened(NamedTuple):
@@ -15,6 +16,7 @@ class Opened(NamedTuple):
 
     function: Callable[..., Any]  # (held, *arguments): the same, of what it closed over too
     held: tuple[jax.Array, ...]
+    jaxpr: Jaxpr  # of the function, for the arguments that it was opened with
 
 
 def open_closure(function: Callable[..., Any], *arguments: Any) -> Opened:
@@ -28,7 +30,7 @@ def open_closure(function: Callable[..., Any], *arguments: Any) -> Opened:
     closed, out = jax.make_jaxpr(function, return_shape=True)(*arguments)
     is_held = [isinstance(const, jax.core.Tracer) for const in closed.consts]
     if not any(is_held):
-        return Opened(lambda _, *arguments: function(*arguments), ())
+        return Opened(lambda _, *arguments: function(*arguments), (), closed.jaxpr)
     structure = jax.tree.structure(out)
 
     def call(held, *arguments):
@@ -39,4 +41,4 @@ def open_closure(function: Callable[..., Any], *arguments: Any) -> Opened:
         return jax.tree.unflatten(structure, flat)
 
     held = (const for const, holds in zip(closed.consts, is_held, strict=True) if holds)
-    return Opened(call, tuple(held))
+    return Opened(call, tuple(held), closed.jaxpr)

@@ -82,7 +82,8 @@ def contributions(
     direction, _ = weighted_gradient(desired_losses, params, wanted, mean)
     examples = split_microbatches(train, microbatch_size)
     piece = jax.tree.map(lambda leaf: leaf[0], examples.batch)
-    which = choose_pass("auto", has_backward_rules(loss_fn, params, piece, *rest))
+    loss = jax.make_jaxpr(loss_fn)(params, piece, *rest).jaxpr
+    which = choose_pass("auto", has_backward_rules(loss))
     return pull_back_slopes(
         which, lambda p, b, rest: loss_fn(p, b, *rest), params, examples, rest, direction
     )

@@ -87,13 +87,37 @@ def check_losses(
             checks.check_loss_fn(loss_fn, params, piece, name, rest=rest)
         else:
             checks.check_desired_loss_fn(desired_loss_fn, loss_fn, params, piece, name, rest)
-    if not evaluate:
-        return
-    mixing.check_mixing(loss_fn, params, train, cut_by=cut_by, rest=rest)
+    if evaluate:
+        evaluate_losses(
+            loss_fn, desired_loss_fn, params, train, desired_sets, second_order, cut_by, rest=rest
+        )
+
+
+def evaluate_losses(
+    loss_fn: LossFn,
+    desired_loss_fn: LossFn | None,
+    params: Params,
+    train: Batch,
+    desired_sets: Mapping[str, Batch],
+    second_order: SecondOrder,
+    cut_by: str | None,
+    *,
+    rest: tuple[Any, ...] = (),
+    warn: Callable[[str], None] | None = None,
+) -> None:
+    """Evaluates losses on a few examples; of what is wrong ValueError, or a warning.
+
+    Args:
+      second_order: how the gradient of `loss_fn` is differentiated.
+      cut_by, rest, warn: as in `mixing.check_mixing`.
+    """
+    mixing.check_mixing(loss_fn, params, train, cut_by=cut_by, warn=warn, rest=rest)
     if second_order != "reverse_over_reverse":
         backward_rules.check_backward_rules(loss_fn, params, train, rest)
-    argument = "desired_loss_fn" if desired_loss_fn else "loss_fn"
+    desired_loss, argument = loss_fn, "loss_fn"
+    if desired_loss_fn is not None:
+        desired_loss, argument = desired_loss_fn, "desired_loss_fn"
     for batch in desired_sets.values():
         mixing.check_mixing(
-            desired_loss_fn or loss_fn, params, batch, cut_by=cut_by, argument=argument, rest=rest
+            desired_loss, params, batch, cut_by=cut_by, argument=argument, warn=warn, rest=rest
         )

@@ -69,13 +69,16 @@ def choose_pass(second_order: SecondOrder, has_backward_rules: bool) -> PassName
     return "forward_over_reverse"
 
 
-def has_backward_rules(loss_fn: Callable, *arguments: Any) -> bool:
-    """Whether a `jax.custom_vjp` is in a loss. Costs a trace of it.
+def has_backward_rules(loss: Jaxpr) -> bool:
+    """Whether a `jax.custom_vjp` is in a loss.
 
     A JVP of the gradient would not tell: it goes through such a rule once, and then takes it for
     the derivative of the value.
     """
-    return _calls_custom_vjp(jax.make_jaxpr(loss_fn)(*arguments).jaxpr)
+    names = (equation.primitive.name for equation in loss.eqns)
+    return any(name.startswith("custom_vjp_call") for name in names) or any(
+        map(has_backward_rules, subjaxprs(loss))
+    )
 
 
 def pull_back_gradient(
@@ -231,10 +234,3 @@ def _reverse_over_reverse(losses, params, data, constants, weights, direction) -
     _, pull_back = jax.vjp(gradient, params, data, constants, weights)
     curvature, of_data, of_constants, slopes = pull_back(direction)
     return Terms(curvature, slopes, of_data, of_constants)
-
-
-def _calls_custom_vjp(jaxpr: Jaxpr) -> bool:
-    names = (equation.primitive.name for equation in jaxpr.eqns)
-    return any(name.startswith("custom_vjp_call") for name in names) or any(
-        map(_calls_custom_vjp, subjaxprs(jaxpr))
-    )

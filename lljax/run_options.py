@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.extend.core import Jaxpr
 
 from lljax import checks, optimizer_check
 from lljax.adjoint import TrainingRun
@@ -15,7 +16,7 @@ from lljax.loss_check import check_losses
 from lljax.memory import MemoryStrategy
 from lljax.microbatch import split_microbatches
 from lljax.passes import Rules, SharedLossFn, choose_pass, has_backward_rules
-from lljax.step_inputs import as_step_inputs, check_step_inputs, take
+from lljax.step_inputs import check_step_inputs, take
 from lljax.types import Batch, LossFn, Params, SecondOrder, StepInputs, ZeroWeight
 
 
@@ -81,9 +82,6 @@ class RunOptions:
         constants: Any,
     ) -> StepInputs:
         """The inputs of the steps; ValueError unless everything fits together."""
-        given = as_step_inputs(policy)
-        if given.index is None:  # first: that a list must be stacked says more than what follows
-            checks.check_policy_shape(given.weights, train)
         checks.check_params(params)
         optimizer_check.check_update(self.optimizer, params)
         inputs = self.check_inputs(policy, params, train, desired)
@@ -168,7 +166,7 @@ class RunOptions:
                 shared[1].desired_loss_fn, p, b, *rest_of(shared)
             ),
             optimizer,
-            self.rules(inputs, params, train, desired, constants),
+            self._rules(loss_fn.jaxpr, desired_loss_fn.jaxpr),
         )
         return functions, Held(loss_fn.held, desired_loss_fn.held, (init.held, update.held))
 
@@ -219,17 +217,26 @@ class RunOptions:
         return jax.eval_shape(cut, batch, index)
 
     def rules(
-        self, inputs: StepInputs, params: Params, train: Batch, desired: Batch, constants: Any
+        self,
+        params: Params,
+        train: Batch,
+        desired: Batch,
+        constants: Any,
+        index: jax.Array | None = None,
+        desired_index: jax.Array | None = None,
     ) -> Rules:
         """How the losses are differentiated, for data of these shapes."""
+        pieces = (
+            (self.loss_fn, self._piece(train, index)),
+            (self.desired_loss_fn or self.loss_fn, self._piece(desired, desired_index)),
+        )
         rest = rest_of((constants, None))
-        train_piece = self._piece(train, inputs.index)
-        desired_piece = self._piece(desired, inputs.desired_index)
-        has_rules = has_backward_rules(self.loss_fn, params, train_piece, *rest)
-        desired_loss_fn = self.desired_loss_fn or self.loss_fn
+        return self._rules(*(jax.make_jaxpr(f)(params, p, *rest).jaxpr for f, p in pieces))
+
+    def _rules(self, loss: Jaxpr, desired_loss: Jaxpr) -> Rules:
         return Rules(
-            choose_pass(self.second_order, has_rules),
-            has_backward_rules(desired_loss_fn, params, desired_piece, *rest),
+            choose_pass(self.second_order, has_backward_rules(loss)),
+            has_backward_rules(desired_loss),
         )
 
 

@@ -168,9 +168,8 @@ def build_segments(
 
     def training_run(data: Data, params: Params, inputs: StepInputs | None = None) -> TrainingRun:
         train, desired, constants = _parts(data)
-        # Where no step is taken, how it would be differentiated does not matter.
-        inputs = StepInputs(jnp.zeros((1, 1))) if inputs is None else inputs
-        rules = options.rules(inputs, params, train, desired, constants)
+        indices = (inputs.index, inputs.desired_index) if inputs is not None else ()
+        rules = options.rules(params, train, desired, constants, *indices)
         return options.run(options.as_given(rules), train, desired, (constants, Held()))
 
     def observer(run: TrainingRun, watched: Watched):

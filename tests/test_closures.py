@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_loops import make_network, network_loss, plain_loss_auc
+from training_loops import make_network, network_loss
 
 import lljax
+from benchmarks.plain_loop import plain_loss_auc
 from lljax import StepInputs
 
 PROBLEM = make_network(num_steps=4)

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 from problems import logistic_loss, make_logistic, normal
-from training_loops import plain_loss_auc
 
 import lljax
+from benchmarks.plain_loop import plain_loss_auc
 from lljax import StepInputs
 
 T, N, B, G = 12, 17, 5, 3

@@ -10,10 +10,10 @@ from training_loops import (
     gradient_in_everything,
     largest_errors,
     make_network,
-    plain_loss_auc,
 )
 
 import lljax
+from benchmarks.plain_loop import plain_loss_auc
 
 ADAMW = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.1, eps_root=1e-6))
 

@@ -12,10 +12,10 @@ from training_loops import (
     largest_errors,
     make_network,
     network_loss,
-    plain_loss_auc,
 )
 
 import lljax
+from benchmarks.plain_loop import plain_loss_auc
 from lljax import StepInputs
 
 PASSES = ["forward_over_reverse", "reverse_over_reverse"]

@@ -86,13 +86,9 @@ def _load(path: Path, take: Callable[[Any], Any]) -> Any:
     with path.open("rb") as file:
         try:
             return take(np.load(file, allow_pickle=False))
-        except OSError as error:
-            if error.errno is not None:  # of the disk; numpy raises others for damaged bytes
-                raise
-            raise Unreadable(f"{type(error).__name__}: {printable(str(error))[:200]}") from None
-        except MemoryError:
-            raise
         except Exception as error:  # whatever numpy and zipfile make of damaged bytes
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+                raise  # of the disk
             words = printable(" ".join(str(error).split()))[:200]
             raise Unreadable(f"{type(error).__name__}: {words}") from None
 

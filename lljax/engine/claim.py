@@ -7,8 +7,8 @@ from typing import Any
 from lljax.artifacts import schema
 from lljax.artifacts.files import write_json
 from lljax.artifacts.reading import Unreadable, cannot_read, check_absent, read_json
-from lljax.engine import differences
 from lljax.engine.checkpoint_folder import UNFINISHED, CheckpointFolder, Damaged
+from lljax.engine.differences import ABSENT, differences, shown
 from lljax.engine.progress import log
 from lljax.engine.workdir import Workdir
 from lljax.errors import UserError
@@ -79,7 +79,7 @@ class Claim:
             there = self.record["run"]["settings"]
         else:
             there = self._binding(config or {})
-        differing = differences.differences(there, self.settings)
+        differing = differences(there, self.settings)
         if differing and (self.record is not None or self._workdir.has_results()):
             raise UserError(
                 f"--workdir {root} belongs to a run of another config: {'; '.join(differing)}. "
@@ -96,7 +96,9 @@ class Claim:
             same = self._binding(config) == self.settings
             flat, wanted = schema.flatten(config), schema.flatten(self._wanted)
             as_far = all(flat.get(key) == wanted[key] for key in _HOW_FAR)
-            self.is_unchanged = same and as_far and self._is_same_url()
+            # The parts of URLs that no file holds in clear, too.
+            same_url = self._read_data().get("url") == self._hidden
+            self.is_unchanged = same and as_far and same_url
 
     @property
     def _num_steps(self) -> int:
@@ -141,9 +143,10 @@ class Claim:
           UserError: it was begun with other data.
         """
         self._digest = digest
-        there = self._read_data().get("sha256")
+        data = self._read_data()
+        there = data.get("sha256")
         self._data_was_lost = there != digest
-        self._data_is_right = there == digest and self._is_same_url()
+        self._data_is_right = there == digest and data.get("url") == self._hidden
         begun_with = there if self.record is None else self.record["run"]["data"]
         if begun_with == digest:
             return
@@ -164,10 +167,6 @@ class Claim:
         except (OSError, Unreadable, TypeError, ValueError) as error:
             check_absent(self._workdir.data, error)
             return {}
-
-    def _is_same_url(self) -> bool:
-        """Whether the parts of URLs that no file holds in clear are those of the run there."""
-        return self._read_data().get("url") == self._hidden
 
     @property
     def run(self) -> dict[str, Any]:
@@ -212,9 +211,9 @@ class Claim:
             return
         here = schema.flatten(self._wanted)
         changed = [
-            f"{key} is {differences.shown(here[key])} now and was {differences.shown(was)}"
+            f"{key} is {shown(here[key])} now and was {shown(was)}"
             for key in _HOW_FAR
-            if here[key] != (was := there.get(key, differences.ABSENT))
+            if here[key] != (was := there.get(key, ABSENT))
         ]
         if changed:
             log(f"the run goes on with other settings: {'; '.join(changed)}")

@@ -29,11 +29,11 @@ def state(claim: Claim, workdir: Workdir, in_words: bool = False) -> State:
       "whole"; "report is wrong": it only has to be drawn again; "unfinished": it has to go on, or
       a result has to be written again.
     """
-    wrong = manifest.wrong_files(workdir.root)
     if not claim.is_unchanged:
-        if in_words and wrong:
+        if in_words and (wrong := manifest.wrong_files(workdir.root)):
             _say_wrong(workdir, wrong, "written again from the checkpoints")
         return "unfinished"
+    wrong = manifest.wrong_files(workdir.root)
     if wrong is None:
         # Without a manifest that can be read the checkpoints are believed, if there are any.
         if claim.record is None and workdir.report.is_file() and _can_be_read(workdir):

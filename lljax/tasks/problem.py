@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lljax import checks, mixing
-from lljax.backward_rules import check_backward_rules
+from lljax import checks
 from lljax.checks import num_examples
 from lljax.errors import RunFailed, UserError, is_out_of_memory
+from lljax.loss_check import evaluate_losses
 from lljax.safe_text import printable, without_secrets
 from lljax.tasks.config import ExperimentConfig
 from lljax.types import Batch, LossFn, Params, SecondOrder
@@ -257,20 +257,18 @@ def _evaluate_losses(problem: Problem, task_name: str, config: ExperimentConfig)
         "set outer.train_share to 0": config.outer.train_share,  # both sets in one batch
     }
     cut_by = " and ".join(cure for cure, value in cures.items() if value) or None
-    desired = "desired_loss_fn" if problem.desired_loss_fn else "loss_fn"
     found: list[str] = []
     try:
-        for name, batch in (("loss_fn", problem.train), (desired, problem.desired)):
-            mixing.check_mixing(
-                getattr(problem, name),
-                problem.params,
-                batch,
-                cut_by=cut_by,
-                argument=name,
-                warn=found.append,
-            )
-        if problem.second_order != "reverse_over_reverse":
-            check_backward_rules(problem.loss_fn, problem.params, problem.train)
+        evaluate_losses(
+            problem.loss_fn,
+            problem.desired_loss_fn,
+            problem.params,
+            problem.train,
+            {"desired": problem.desired},
+            problem.second_order,
+            cut_by,
+            warn=found.append,
+        )
     except ValueError as error:
         raise UserError(f"the task {task_name} does not fit together: {error}") from error
     if found:
