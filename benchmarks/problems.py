@@ -226,9 +226,12 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
 }
 
 
-def problem_sizes(config: PerceptronConfig | TransformerConfig) -> dict[str, int]:
+def problem_sizes(config: PerceptronConfig | TransformerConfig) -> dict[str, Any]:
     """The sizes of a config's problem as the arguments of a benchmark's."""
-    sizes = {"num_train": config.data.num_train, "num_desired": config.data.num_desired}
+    sizes: dict[str, Any] = {
+        "num_train": config.data.num_train,
+        "num_desired": config.data.num_desired,
+    }
     if isinstance(config, PerceptronConfig):
         return sizes | {"dim": config.data.dim}
     data, model = config.data, config.model

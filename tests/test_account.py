@@ -48,7 +48,7 @@ def test_what_would_surprise_is_warned_of(said):
     lines, _ = said(content + "<|endoftext|>" + "x" * 1000, max_bytes=size + 100, vocab_size=40)
     warnings = "\n".join(line for line in lines if line.startswith("warning: "))
     for words in (
-        f"only the first {size + 100:,} bytes of {size + 1013:,} ",
+        f"only the first {size:,} bytes of {size + 1013:,} ",
         "Raise data.max_bytes",
         "4 repeated documents and 1 empty documents are left out",
         "of the tokens are unknown, which the model cannot tell apart. Raise data.vocab_size",

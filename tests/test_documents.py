@@ -43,7 +43,7 @@ def read(tmp_path):
 def test_one_document_a_line(read, lines, line_end):
     text = read(line_end.join(lines))
     assert text.documents == lines
-    assert text.divided_by == "lines"
+    assert text.parts[0].divided_by == "lines"
     # A blank line here or there is no division.
     assert read("\n".join([*lines[:100], "", *lines[100:]])).documents == lines
 
@@ -68,11 +68,13 @@ def test_lines_that_are_no_documents(read, content):
 def test_what_is_left_out_is_counted(read):
     mark = "<|endoftext|>"
     text = read(mark.join(["a", "b", " ", "a", "", "a", "c", ""]))
-    assert (text.documents, text.repeated, text.empty) == (["a", "b", "c"], 2, 2)
+    part = text.parts[0]
+    assert (text.documents, part.repeated, part.empty) == (["a", "b", "c"], 2, 2)
     text = read("a\n\n\n\nb\n\na\n\n")
-    assert (text.documents, text.repeated, text.empty) == (["a", "b"], 1, 0)
-    text = read("a\n\nb" * 100, max_bytes=250)
-    assert (text.cut, text.size, text.bytes_read) == (True, 400, 250)
+    part = text.parts[0]
+    assert (text.documents, part.repeated, part.empty) == (["a", "b"], 1, 0)
+    part = read("a\n\nb" * 100, max_bytes=250).parts[0]
+    assert (part.cut, part.size, part.bytes_read) == (True, 400, 249)  # up to a whole document
 
 
 def test_one_long_document_fills_every_set(settings):

@@ -46,28 +46,15 @@ def array():
         return file.getvalue()
 
 
-def packed(module):
-    return __import__(module).compress(TEXT.encode())
-
-
 OTHERS = {
     "a zip archive": zipped,
     "a tar archive": tarred,
-    "packed as xz": lambda: packed("lzma"),
-    "packed as bzip2": lambda: packed("bz2"),
-    "packed as zstd": lambda: b"\x28\xb5\x2f\xfd" + bytes(range(256)),
-    "packed as gzip twice": lambda: gzip.compress(gzip.compress(TEXT.encode())),
-    "a Parquet file": lambda: b"PAR1" + bytes(range(256)) + b"PAR1",
     "a PDF file": lambda: b"%PDF-1.7\nsome text\n",
     "a Python pickle": lambda: pickle.dumps(DOCUMENTS),
     "a PNG image": lambda: image("PNG"),
     "a JPEG image": lambda: image("JPEG"),
     "a GIF image": lambda: image("GIF"),
     "a NumPy array": array,
-    r"UTF-16\. .*iconv -f utf-16 ": lambda: TEXT.encode("utf-16"),
-    "UTF-16LE.* -f utf-16le": lambda: TEXT.encode("utf-16-le"),
-    "UTF-16BE.* -f utf-16be": lambda: TEXT.encode("utf-16-be"),
-    "UTF-32": lambda: TEXT.encode("utf-32"),
     "a binary file": lambda: bytes(5000),
     "a web page": lambda: b"<!-- saved -->\n<!DOCTYPE html>\n<html><body>Once</body></html>",
     "a Git LFS pointer": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:3\n",
@@ -79,27 +66,14 @@ def test_what_is_no_text_is_named(tmp_path, name):
     for kind, make in OTHERS.items():
         content = make()
         (tmp_path / name).write_bytes(gzip.compress(content) if "gz" in name else content)
-        with pytest.raises(TextError, match=f"{name} is .*{kind}") as caught:
+        with pytest.raises(TextError, match=f"{name} is .*{kind}"):
             read_documents(TextSettings(path=str(tmp_path / name)))
-        assert "latin1" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "kind"),
-    [
-        (json.dumps(DOCUMENTS), "a JSON array"),
-        (json.dumps([{"text": text} for text in DOCUMENTS], indent=1), "a JSON array"),
-        ("\n".join(json.dumps({"text": text}) for text in DOCUMENTS), r"is JSON.* \.jsonl"),
-    ],
-)
-def test_json_is_not_read_as_plain_text(tmp_path, content, kind):
-    (tmp_path / "a.txt").write_text(content)
-    with pytest.raises(TextError, match=kind):
+def test_json_of_another_form_is_named(tmp_path):
+    (tmp_path / "a.txt").write_text(json.dumps({"data": DOCUMENTS}, indent=1))
+    with pytest.raises(TextError, match=r"is JSON, but neither a JSON array nor"):
         read_documents(TextSettings(path=str(tmp_path / "a.txt")))
-    if "array" in kind:
-        (tmp_path / "a.jsonl").write_text(content)
-        with pytest.raises(TextError, match=r"line 1 .*a JSON array"):
-            read_documents(TextSettings(path=str(tmp_path / "a.jsonl")))
 
 
 @pytest.mark.parametrize(
@@ -120,16 +94,15 @@ def test_gzip_is_found_without_its_name(tmp_path, content):
     ("content", "message"),
     [
         ("日本語の文章".encode("shift-jis"), "byte 0x93 in line 1"),
-        ("one\ntwo café then".encode("latin1"), "byte 0xe9 in line 2"),
+        ("one\ntwo café then".encode("latin1"), "byte 0xe9 in line 2.* cp1252 .* two café then"),
         ("café".encode()[:-1], "ends within a character"),
         (b"good\n" * 300_000 + b"\xe2\x82x", "byte 0xe2 in line 300001"),
     ],
 )
-def test_other_encodings_are_not_guessed(tmp_path, content, message):
+def test_other_encodings_are_not_decoded_as_utf8(tmp_path, content, message):
     (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(TextError, match=f"not UTF-8 text.*{message}") as caught:
+    with pytest.raises(TextError, match=f"not UTF-8 text.*{message}"):
         read_documents(TextSettings(path=str(tmp_path / "a.txt")))
-    assert "latin1" not in str(caught.value)
 
 
 def test_characters_across_blocks(tmp_path):
@@ -145,11 +118,11 @@ def test_characters_across_blocks(tmp_path):
 def test_a_line_without_end_is_bounded(tmp_path):
     long = json.dumps({"text": "x" * 1_000_000})
     (tmp_path / "a.jsonl").write_text(long)
-    with pytest.raises(TextError, match=r"line 1 has more than .* data.max_bytes"):
+    with pytest.raises(TextError, match=r"line 1 has more than .*data.max_bytes"):
         read_documents(TextSettings(path=str(tmp_path / "a.jsonl"), max_bytes=1000))
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "first"}) + "\n" + long)
     text = read_text(TextSettings(path=str(tmp_path / "a.jsonl"), max_bytes=1000))
-    assert (text.documents, text.cut) == (["first"], True)
+    assert (text.documents, text.parts[0].cut) == (["first"], True)
 
 
 def test_control_sequences_of_a_text_stay_out_of_messages(tmp_path):

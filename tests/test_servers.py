@@ -13,7 +13,7 @@ import pytest
 from texts import DOCUMENTS
 
 from lljax.data import remote
-from lljax.data.text import TextError, TextSettings, read_documents
+from lljax.data.text import TextError, TextSettings, read_documents, read_text
 
 BODY = "<|endoftext|>".join(DOCUMENTS).encode()
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n"
@@ -109,7 +109,10 @@ BAD = {
     "chunks cut": (OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY), "broke off"),
     "brotli": (OK + b"Content-Encoding: br\r\n\r\n" + BODY, "packed as br"),
     "a page as text": (OK + b"\r\n<!doctype html><p>Log in", "is a web page"),
-    "an error as text": (OK + b'\r\n{"error": "quota"}', "is JSON, not plain text"),
+    "an error as text": (
+        OK + b'\r\n{"error": "quota"}',
+        "must have a text in the field `text`; it has the fields error",
+    ),
     "a zip archive": (OK + b"\r\nPK\x03\x04" + BODY, "is a zip archive"),
     "other text": (OK + b"\r\ncaf\xe9 and more", "not UTF-8"),
     "empty": (OK + b"\r\n", "holds no text"),
@@ -178,7 +181,9 @@ def test_secrets_are_used_and_not_shown(tmp_path, capfd):
         token = base64.b64encode(b"me:pa ss").decode()
         assert all(f"Authorization: Basic {token}" in request for request in server.requests)
         assert "?token=s3cret " in server.requests[0]
-    shown += settings.source + "".join(capfd.readouterr()) + "".join(files(tmp_path))
+    shown += (
+        read_text(settings).parts[0].source + "".join(capfd.readouterr()) + "".join(files(tmp_path))
+    )
     shown += "".join(path.read_text() for path in tmp_path.glob("downloads/*.json"))
     assert "s3cret" not in shown
     assert "ss@" not in shown

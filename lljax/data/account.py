@@ -7,12 +7,15 @@ it.
 import dataclasses
 from collections.abc import Mapping
 
-from lljax.data.text import EMBEDDED, Text
+from lljax.data.text import EMBEDDED, Part, in_words
+from lljax.safe_text import printable
 
 _MOST_UNKNOWN = 0.01  # of the tokens; above that it is warned of
 _MOST_UNUSED = 0.5  # of the sequences
 _MOST_DROPPED = 0.1  # of the tokens
 _MOST_PADDING = 0.5  # of the places
+_MOST_GROUPS = 10  # that are named
+_ALSO_DESIRED = "in the desired text too"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,37 +37,26 @@ class TokenCounts:
 
 @dataclasses.dataclass(frozen=True)
 class TextAccount:
-    """What became of a text, up to the sequences of each set."""
+    """What became of texts, up to the sequences of each set."""
 
-    source: str
-    bytes_read: int
-    size: int | None
-    """Bytes of the whole text, where it is known though not all was read."""
-    cut: bool
-    """There was more than `max_bytes`."""
-    divided_by: str
-    """What stands between the documents, in words."""
-    documents: int
-    repeated: int
-    empty: int
+    parts: tuple[Part, ...]
     counts: TokenCounts
     cut_documents: int = 0
     """Documents whose pieces may be in different sets."""
     piece: int = 0
     """Sequences of such a piece at most."""
+    groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Training sequences of each group."""
     used: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Sequences of each set; none before the sets are filled."""
 
-    @classmethod
-    def of(cls, text: Text, counts: TokenCounts) -> "TextAccount":
-        """What is known before the sets are filled."""
-        read = text._asdict()
-        documents = len(read.pop("documents"))
-        return cls(**read, documents=documents, counts=counts)
-
-    def with_sets(self, used: Mapping[str, int], cut_documents: int, piece: int) -> "TextAccount":
+    def with_sets(
+        self, used: Mapping[str, int], groups: Mapping[str, int], cut_documents: int, piece: int
+    ) -> "TextAccount":
         """The same with the sequences of each set."""
-        return dataclasses.replace(self, used=used, cut_documents=cut_documents, piece=piece)
+        return dataclasses.replace(
+            self, used=used, groups=groups, cut_documents=cut_documents, piece=piece
+        )
 
     @property
     def short(self) -> str:
@@ -74,8 +66,6 @@ class TextAccount:
     def lines(self) -> list[str]:
         """What is said before anything is computed."""
         counts, used = self.counts, sum(self.used.values())
-        dropped = [f"{n:,} {name}" for n, name in self._left_out()]
-        left_out = f" ({' and '.join(dropped)} left out)" if dropped else ""
         cut = ""
         if self.cut_documents:
             cut = (
@@ -83,40 +73,39 @@ class TextAccount:
                 f"{_plural(self.cut_documents, 'document', 'documents')} cut into pieces of at "
                 f"most {self.piece:,} {_plural(self.piece, 'sequence', 'sequences')}"
             )
-        documents = "one document"
-        if self.documents > 1:
-            documents = f"{self.documents:,} documents divided by {self.divided_by}"
+        names = ["text"] if len(self.parts) == 1 else ["text to train on", "desired text"]
+        texts = [
+            f"{name}: {_text(part)}{cut if part is self.parts[0] else ''}"
+            for name, part in zip(names, self.parts, strict=True)
+        ]
         sets = ", ".join(f"{name} {number:,}" for name, number in self.used.items())
-        return [
-            f"text: {self.bytes_read:,} bytes of {self.source}, {documents}{left_out}{cut}",
+        lines = [
+            *texts,
             f"sequences: {used:,} of {counts.sequences:,} used ({sets}); {counts.length} tokens "
             f"each, {_share(counts.padding, self._places)} padding, "
-            f"{_share(counts.unknown, counts.tokens)} unknown; "
+            f"{counts.tokens:,} tokens, {_share(counts.unknown, counts.tokens)} unknown; "
             f"{_share(counts.dropped, counts.tokens)} of the text in ends too short for one",
         ]
+        if self.groups:
+            largest = sorted(self.groups.items(), key=lambda item: -item[1])
+            shown = ", ".join(f"{name} {count:,}" for name, count in largest[:_MOST_GROUPS])
+            more = (
+                f", and {len(largest) - _MOST_GROUPS} more" if len(largest) > _MOST_GROUPS else ""
+            )
+            lines.append(f"groups: training sequences of {printable(shown)}{more}")
+        return lines
 
     def warnings(self) -> list[str]:
         """What would surprise, each with what changes it."""
-        counts, used = self.counts, sum(self.used.values())
-        found = []
-        if self.cut:
-            share = f" of {self.size:,} ({_share(self.bytes_read, self.size)})" if self.size else ""
-            found.append(
-                f"only the first {self.bytes_read:,} bytes{share} of the text are read. Raise "
-                f"data.max_bytes for more."
-            )
-        if self.source != EMBEDDED and (dropped := self._left_out()):
-            numbers = " and ".join(f"{number:,} {name} documents" for number, name in dropped)
-            found.append(
-                f"{numbers} are left out. Set data.separator if the text is divided otherwise than "
-                f"by {self.divided_by}."
-            )
+        counts, train = self.counts, self.used.get("train", 0)
+        found = [sentence for part in self.parts for sentence in _part_warnings(part)]
         if self._unknown > _MOST_UNKNOWN:
             found.append(
                 f"{_share(counts.unknown, counts.tokens)} of the tokens are unknown, which the "
                 f"model cannot tell apart. Raise data.vocab_size."
             )
-        if 0 < used < (1 - _MOST_UNUSED) * counts.sequences:
+        used = sum(self.used.values())
+        if train and used < (1 - _MOST_UNUSED) * counts.sequences:
             found.append(
                 f"only {used:,} of the text's {counts.sequences:,} sequences are used. Raise "
                 f"data.num_train to train on more."
@@ -142,9 +131,49 @@ class TextAccount:
     def _unknown(self) -> float:
         return self.counts.unknown / max(self.counts.tokens, 1)
 
-    def _left_out(self) -> list[tuple[int, str]]:
-        both = ((self.repeated, "repeated"), (self.empty, "empty"))
-        return [(number, name) for number, name in both if number]
+
+def _text(part: Part) -> str:
+    """A text in words: what was read, how it was divided, and what was left out."""
+    dropped = [f"{n:,} {name}" for n, name in _left_out(part)]
+    left_out = f" ({' and '.join(dropped)} left out)" if dropped else ""
+    documents = "one document"
+    if part.documents > 1:
+        documents = f"{part.documents:,} documents divided by {part.divided_by}"
+    files = f" in {part.files:,} files" if part.files > 1 else ""
+    others = f"; {in_words(part.left_out)}" if part.left_out else ""
+    return f"{part.bytes_read:,} bytes of {part.source}{files}, {documents}{left_out}{others}"
+
+
+def _part_warnings(part: Part) -> list[str]:
+    found = []
+    if part.cut:
+        share = f" of {part.size:,} ({_share(part.bytes_read, part.size)})" if part.size else ""
+        which = "the first " if part.files <= 1 else ""
+        found.append(
+            f"only {which}{part.bytes_read:,} bytes{share} of {_of(part)} are read. Raise "
+            f"data.max_bytes for more."
+        )
+    dropped = [(n, name) for n, name in _left_out(part) if name != _ALSO_DESIRED]
+    if part.source != EMBEDDED and dropped:
+        numbers = " and ".join(f"{number:,} {name} documents" for number, name in dropped)
+        found.append(
+            f"{numbers} are left out. Set data.separator if the text is divided otherwise than "
+            f"by {part.divided_by}."
+        )
+    return found
+
+
+def _of(part: Part) -> str:
+    return "the desired text" if part.source.startswith("data.desired_path") else "the text"
+
+
+def _left_out(part: Part) -> list[tuple[int, str]]:
+    every = (
+        (part.repeated, "repeated"),
+        (part.empty, "empty"),
+        (part.also_desired, _ALSO_DESIRED),
+    )
+    return [(number, name) for number, name in every if number]
 
 
 def _share(part: int, whole: int) -> str:

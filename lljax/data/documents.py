@@ -1,4 +1,4 @@
-"""From texts to documents: what stands between them is found, unless a setting says it."""
+"""From a plain text to documents: what stands between them is found, unless a setting says it."""
 
 import re
 from collections.abc import Iterator
@@ -6,90 +6,111 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lljax.data.files import Texts
-
 END_OF_TEXT = "<|endoftext|>"
 """Between the documents of TinyStories and of many other corpora."""
-# In bytes, because a str may take four bytes a character; the spaces are those of `str.isspace`.
-_SPACE = (
-    rb"[\t\x0b-\r\x1c-\x1f ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]"
-    rb"|\xe2\x81\x9f|\xe3\x80\x80"
-)
-_BLANK_LINES = re.compile(rb"\n(?:" + _SPACE + rb")*\n(?:\n|" + _SPACE + rb")*")
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 _SENTENCE_ENDS = tuple(".!?…\"'”’»)]。！？」』")  # noqa: RUF001
 _LEAST_LINES = 20  # from here on lines can be told to be documents
 _LINES_A_PIECE = 50  # between blank lines; fewer, and the blank lines divide the text
 _SAMPLE = 2000  # lines that are looked at
+_LOOKED_AT = 1 << 24  # characters from which it is found what divides a text
+_OVERLAP = 1 << 12  # characters of a separator that may begin in one block and end in the next
 
 
-class Documents(NamedTuple):
-    """What a text was split into."""
+class Piece(NamedTuple):
+    """What stands between two separators of a text; it may be empty."""
 
-    documents: list[str]
-    divided_by: str
-    """In words, e.g. "blank lines"."""
-    repeated: int
-    """Documents left out because they are exactly as one before."""
-    empty: int
+    text: str
+    offset: int
+    """Of its first character in the text."""
+    size: int
+    """Bytes of UTF-8 that the text has up to its end, from the end of the piece before."""
+    is_last: bool
+    is_whole: bool
+    """Whether it ends there, and is not cut because it is too long."""
 
 
-def split_documents(found: Texts, separator: str | None, context: int) -> Documents:
-    """The documents of texts in their order, stripped, without empty and repeated ones.
+class PlainText:
+    """The pieces of a text that comes in blocks; never much more is held than the longest piece.
 
-    Exact repetitions are dropped because one copy could be trained on and the other tested on.
-    Line ends become "\\n". The last document is dropped if it was cut short and is not the only
-    one. Where no separator is given, <|endoftext|> divides the text if it occurs, else blank lines;
-    a text with hardly any is divided by its lines if `_is_one_a_line` says so.
+    Where no separator is given, <|endoftext|> divides the text if it occurs, else its lines do if
+    `_is_one_a_line` says so, else blank lines. What is not found in the first 16 million characters
+    does not divide it.
+
+    Attributes:
+      divided_by: what stands between the pieces, in words.
+      counts_empty: whether an empty piece is a document that holds nothing.
     """
-    texts = found.texts
-    for index, text in enumerate(texts):
-        if b"\r" in text:
-            texts[index] = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    mark: bytes | None = None
-    if separator is not None:
-        mark = separator.replace("\\n", "\n").replace("\\t", "\t").encode("utf-8", "replace")
-        divided_by = "data.separator"
-    elif found.are_documents:
-        divided_by = "records"
-    elif any(END_OF_TEXT.encode() in text for text in texts):
-        mark, divided_by = END_OF_TEXT.encode(), END_OF_TEXT
-    elif len(texts) == 1 and _is_one_a_line(texts[0], context):
-        mark, divided_by = b"\n", "lines"
-    else:
-        divided_by = "blank lines"
-    counted = mark != b"\n" and divided_by != "blank lines"  # there empty ones are no documents
-    seen: dict[str, None] = {}
-    repeated = empty = 0
-    pieces = _pieces(texts, mark, divided_by)
-    piece = next(pieces, None)
-    first = True
-    while piece is not None:
-        following = next(pieces, None)
-        if following is None and found.cut and not first:
-            break
-        if document := piece.strip().decode().strip():
-            repeated += document in seen
-            seen[document] = None
-        elif not first and following is not None:  # an end behind the last one is no document
-            empty += counted
-        piece, first = following, False
-    return Documents(list(seen), divided_by, repeated, empty)
 
+    def __init__(
+        self,
+        blocks: Iterator[str],
+        separator: str | None,
+        context: int,
+        longest: int,
+        whole_up_to: int = 0,
+    ):
+        """Reads the beginning.
 
-def _pieces(texts: list[bytes], mark: bytes | None, divided_by: str) -> Iterator[bytes]:
-    """Pieces of texts one by one; the texts are dropped on the way."""
-    texts.reverse()
-    while texts:
-        text = texts.pop()
-        if divided_by == "records":
-            yield text
-            continue
-        ends = re.finditer(re.escape(mark), text) if mark else _BLANK_LINES.finditer(text)
-        start = 0
-        for end in ends:
-            yield text[start : end.start()]
-            start = end.end()
-        yield text[start:]
+        Args:
+          blocks: the characters, with "\\n" as line ends.
+          separator: what divides the text, if that is known.
+          context: tokens of a sequence, by which lines are judged.
+          longest: characters after which a piece is cut, and the text ends.
+          whole_up_to: a text of at most so many characters, in which <|endoftext|> does not occur
+            and lines are no documents, is one piece.
+        """
+        self._blocks, self._longest = blocks, longest
+        looked_at = 0
+        waiting: list[str] = []
+        for block in blocks:
+            waiting.append(block)
+            looked_at += len(block)
+            if looked_at > min(_LOOKED_AT, longest):
+                break
+        head = "".join(waiting)
+        self._head = head
+        mark: str | None = None
+        if separator is not None:
+            mark, self.divided_by = separator, "data.separator"
+        elif END_OF_TEXT in head:
+            mark = self.divided_by = END_OF_TEXT
+        elif _is_one_a_line(head.encode("utf-8", "replace"), context):
+            mark, self.divided_by = "\n", "lines"
+        elif len(head) <= whole_up_to:
+            self.divided_by = "files"
+        else:
+            self.divided_by = "blank lines"
+        self._pattern = re.compile(re.escape(mark)) if mark else _BLANK_LINES
+        if self.divided_by == "files":
+            self._pattern = re.compile("(?!)")  # matches nowhere
+        self.counts_empty = mark not in (None, "\n")
+
+    def __iter__(self) -> Iterator[Piece]:
+        rest, offset, searched, skipped = self._head, 0, 0, 0
+        self._head = ""
+        more = True
+        while more:
+            block = next(self._blocks, None)
+            more = block is not None
+            start = 0
+            for found in self._pattern.finditer(rest, searched):
+                if more and found.end() == len(rest):
+                    break  # it may go on
+                size = skipped + len(rest[start : found.start()].encode("utf-8", "replace"))
+                yield Piece(rest[start : found.start()], offset + start, size, False, True)
+                skipped = len(found[0].encode("utf-8", "replace"))
+                start = found.end()
+            offset += start
+            rest = rest[start:]
+            if len(rest) > self._longest:
+                break
+            searched = max(0, len(rest) - _OVERLAP)
+            rest += block or ""
+        is_whole = len(rest) <= self._longest
+        rest = rest[: self._longest]
+        size = skipped + len(rest.encode("utf-8", "replace"))
+        yield Piece(rest, offset, size, True, is_whole)
 
 
 def _is_one_a_line(text: bytes, context: int) -> bool:

@@ -1,85 +1,256 @@
-"""From a file to the texts in it: plain or JSON lines, either also as gzip."""
+"""From a file to the documents in it, whatever its form: one by one, so that memory is bounded."""
 
-import codecs
 import contextlib
-import difflib
-import gzip
 import io
-import json
 import os
 import stat
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
+from lljax.data import fields, records
+from lljax.data.decoding import text_blocks
+from lljax.data.documents import PlainText
 from lljax.data.errors import TextError
-from lljax.data.formats import HEAD_BYTES, json_kind, not_utf8, what_it_is
-from lljax.data.progress import Progress
+from lljax.data.formats import HEAD_BYTES, form_of, json_object, what_it_is_not
+from lljax.data.unpacking import PACKED_ENDINGS, NotUnpacked, unpack
 from lljax.safe_text import printable
 
-JSON_LINES = (".jsonl", ".ndjson")
-_BLOCK = 1 << 20
+BY_FILE, BY_FOLDER = "file", "folder"
+"""What `data.group` may be beside the name of a field."""
 
 
-class Texts(NamedTuple):
-    """What a source holds, before it is split into documents."""
-
-    texts: list[bytes]
-    """UTF-8."""
-    cut: bool
-    """There is more text, or the last one was cut short, to keep to `max_bytes`."""
-    are_documents: bool = False
-    """Each is one document already, so that only a separator that was asked for splits it."""
-    size: int | None = None
-    """Bytes of the whole text, where that is known though not all is read."""
+_TOO_LONG = object()
 
 
-def take_bytes(texts: Iterable[bytes], max_bytes: int) -> Texts:
-    """Texts up to `max_bytes`, the last cut short if need be."""
-    taken: list[bytes] = []
-    with Progress("reading the text", None) as progress:
-        for text in texts:
-            if len(text) > max_bytes:
-                taken.append(text[:max_bytes].decode(errors="ignore").encode())
-                return Texts(taken, cut=True)
-            taken.append(text)
-            max_bytes -= len(text)
-            progress.advance(len(text))
-    return Texts(taken, cut=False)
+class Reading(NamedTuple):
+    """How files are read: the settings of `TextSettings` that say so."""
+
+    field: str = "text"
+    template: str = fields.CHAT_TEMPLATE
+    group: str | None = None
+    separator: str | None = None
+    encoding: str | None = None
+    context: int = 64
+    longest: int = 64 * 2**20
+    """Bytes of one document at most."""
+    whole_up_to: int = 0
+    """A plain file of at most so many characters is one document."""
+
+    @property
+    def mark(self) -> str | None:
+        """The separator with \\n and \\t understood."""
+        if self.separator is None:
+            return None
+        return self.separator.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def read_file(path: Path, where: str, max_bytes: int) -> Texts:
-    """The text of a file.
+class Document(NamedTuple):
+    """A document, or what stands between two separators and is empty."""
 
-    Args:
-      path: its name says only whether it is JSON lines; gzip is found by content.
-      where: what messages call it.
-      max_bytes: of text that is read at most.
+    text: str
+    """Stripped."""
+    offset: int
+    """The number of its record in the file, from 0; in a plain text its first character's."""
+    group: str | None
+    size: int
+    """Bytes of the file's text up to its end, from the end of the one before."""
+    is_whole: bool = True
+    """Whether it is not cut because it is too long."""
+    counts: bool = True
+    """Whether it is a document even where it is empty."""
 
-    Raises:
-      TextError: there is no such file, it cannot be read, or it holds something else than text.
+
+class NotText(TextError):
+    """A file holds something else than text; `kind` is what, in a few words."""
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+class SourceFile:
+    """One file; a context manager.
+
+    Attributes:
+      divided_by: what stands between its documents, in words.
+      size: bytes of its text, where that is known beforehand.
     """
-    try:
-        if path.is_dir():
-            raise TextError(f"{where} is a folder. Give a file in it (.txt or .jsonl).")
-        if not path.exists():
-            name = where.removeprefix("data.path: ")
-            raise TextError(f"data.path: there is no file {name}.{_near(path)}")
-        with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb"))
+
+    def __init__(self, path: Path, where: str, reading: Reading):
+        """`where` is what messages call it. `__enter__` opens it."""
+        self._path, self._where, self._reading = path, where, reading
+        self._stack = contextlib.ExitStack()
+        self.divided_by = "records"
+        self.size: int | None = None
+
+    def __enter__(self) -> "SourceFile":
+        with _in_words(self._where):
+            try:
+                self._open()
+            except BaseException:
+                self._stack.close()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[Document]:
+        """The documents, in the file's order; once.
+
+        Raises:
+          TextError: the file is not what its beginning promises, or is damaged.
+        """
+        with _in_words(self._where):
+            if self._plain is not None:
+                yield from plain_documents(self._plain, self._group())
+            else:
+                yield from self._record_documents()
+
+    def _open(self) -> None:
+        raw = self._stack.enter_context(self._path.open("rb"))
+        name, reading = self._path.name.lower(), self._reading
+        file, layers = unpack(raw, name)
+        for ending in PACKED_ENDINGS if layers else ():
+            name = name.removesuffix(ending)
+        self._stack.enter_context(file)
+        head = file.read(HEAD_BYTES)
+        behind = cast(Any, _Behind(head, file))
+        self._file: BinaryIO = self._stack.enter_context(io.BufferedReader(behind, 1 << 20))
+        other = what_it_is_not(head, reading.encoding)
+        if other is not None:
+            raise NotText(f"{self._where} {other}", other.removeprefix("is ").partition(".")[0])
+        self._form = form_of(head, len(head) < HEAD_BYTES, name, reading.field, reading.encoding)
+        if self._form.kind in ("parquet", "arrow") and layers:
+            kind = "a Parquet" if self._form.kind == "parquet" else "an Arrow"
+            raise NotText(
+                f"{self._where} is {kind} file within {' and '.join(layers)}, which cannot be read "
+                f"in pieces. Unpack it first.",
+                f"packed {self._form.kind}",
+            )
+        if self._form.kind == "plain" and json_object(head):
+            raise NotText(
+                f"{self._where} is JSON, but neither a JSON array nor one object a line. Write its "
+                f"records one a line, e.g. with `jq -c`.",
+                "a JSON object",
+            )
+        self._plain: PlainText | None = None
+        if self._form.kind == "plain":
             status = os.fstat(raw.fileno())
-            size = status.st_size if stat.S_ISREG(status.st_mode) else None
-            file: BinaryIO = raw
-            if raw.peek(2)[:2] == b"\x1f\x8b" or path.suffix == ".gz":
-                file, size = cast(BinaryIO, stack.enter_context(gzip.open(raw, "rb"))), None
-                path = path.with_name(path.name.removesuffix(".gz"))
-            file = cast(BinaryIO, stack.enter_context(io.BufferedReader(file)))  # type: ignore[type-var]
-            return _read(file, where, max_bytes, size, path.name.endswith(JSON_LINES))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            if stat.S_ISREG(status.st_mode) and not layers:
+                self.size = status.st_size
+            self._plain = PlainText(
+                text_blocks(self._file, self._form.encoding, self._where),
+                reading.mark,
+                reading.context,
+                reading.longest,
+                reading.whole_up_to,
+            )
+            self.divided_by = self._plain.divided_by
+
+    def _record_documents(self) -> Iterator[Document]:
+        reading, by_file = self._reading, self._group()
+        for place, value, at in self._whole_records():
+            if value is _TOO_LONG:
+                yield Document("", place, None, reading.longest + 1, is_whole=False, counts=False)
+                return
+            where = f"{self._where}: {at}"
+            text = fields.text_of(value, reading.field, reading.template, where)
+            group = by_file
+            if reading.group is not None and by_file is None:
+                group = fields.group_of(value, reading.group, where)
+            for part in [text] if reading.mark is None else text.split(reading.mark):
+                # JSON can spell half of a surrogate pair, which no UTF-8 text holds.
+                encoded = part.encode("utf-8", "replace")
+                whole = len(encoded) <= reading.longest
+                part = encoded[: reading.longest].decode("utf-8", "ignore").strip()
+                yield Document(part, place, group, len(encoded), whole)
+
+    def _whole_records(self) -> Iterator[records.Record]:
+        """The records up to one that is too long to be read; `_TOO_LONG` stands for that one."""
+        place = -1
+        try:
+            for record in self._records():
+                place = record.place
+                yield record
+        except records.TooLong:
+            if place < 0:
+                raise
+            yield records.Record(place + 1, _TOO_LONG, "")
+
+    def _records(self) -> Iterator[records.Record]:
+        reading, where = self._reading, self._where
+        kind, encoding, delimiter = self._form
+        wanted = [reading.field]
+        if reading.group not in (None, BY_FILE, BY_FOLDER):
+            wanted.append(str(reading.group))
+        if kind == "parquet":
+            return records.parquet(os.fspath(self._path), wanted, where)
+        if kind == "arrow":
+            return records.arrow(os.fspath(self._path), wanted, where)
+        if kind == "table":
+            return records.table(self._file, encoding, where, delimiter)
+        if kind == "json array":
+            return records.json_array(self._file, encoding, where)
+        # JSON may spell a byte of text in several, and there may be other fields.
+        return records.json_lines(self._file, encoding, where, 2 * reading.longest + (1 << 16))
+
+    def _group(self) -> str | None:
+        """The group of the whole file; None where each record has its own, or there are none."""
+        if self._reading.group == BY_FILE:
+            return self._path.name
+        if self._reading.group == BY_FOLDER:
+            return self._path.absolute().parent.name
+        if self._reading.group is not None and self._form.kind == "plain":
+            raise TextError(
+                f"data.group is {printable(self._reading.group)}, a field of records, but "
+                f"{self._where} is plain text. Set data.group to {BY_FILE} or {BY_FOLDER}, or give "
+                f"a file of records."
+            )
+        return None
+
+
+def plain_documents(plain: PlainText, group: str | None) -> Iterator[Document]:
+    """The documents of a plain text, and the empty places where others could be."""
+    for number, piece in enumerate(plain):
+        text = piece.text.strip()
+        lead = len(piece.text) - len(piece.text.lstrip())
+        # An end behind the last one is no document.
+        counts = bool(text) or (plain.counts_empty and number > 0 and not piece.is_last)
+        yield Document(text, piece.offset + lead, group, piece.size, piece.is_whole, counts)
+
+
+class _Behind(io.RawIOBase):
+    """A stream with bytes in front that were read from it already."""
+
+    def __init__(self, head: bytes, file: BinaryIO):
+        self._head, self._file = io.BytesIO(head), file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._head.read(len(buffer)) or self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+@contextlib.contextmanager
+def _in_words(where: str) -> Iterator[None]:
+    """Makes a TextError of whatever the file system or a packing has against the file."""
+    try:
+        yield
+    except NotUnpacked as error:
+        kind = printable(str(error))
         raise TextError(
-            f"{where} cannot be unpacked as gzip ({printable(str(error))}): it is damaged, "
-            f"incomplete or no gzip file. Fetch it again, or drop the .gz if it is plain text."
+            f"{where} cannot be unpacked as {kind}: it is damaged, incomplete or not packed so. "
+            f"Fetch it again, or take the ending off its name if it is plain text."
+        ) from error
+    except records.TooLong as error:
+        raise TextError(
+            f"{where}: line {error.line} has more than {error.longest:,} characters, which is too "
+            f"much for data.max_bytes. Raise it, or check that the file has one document a line."
         ) from error
     except (OSError, ValueError) as error:
         if isinstance(error, TextError):
@@ -87,121 +258,3 @@ def read_file(path: Path, where: str, max_bytes: int) -> Texts:
         # E.g. a name longer than the file system allows, or with a character that none has.
         reason = getattr(error, "strerror", None) or error
         raise TextError(f"{where} cannot be read: {printable(str(reason))}.") from error
-
-
-def _near(path: Path) -> str:
-    folder = path.parent
-    names = [file.name for file in folder.iterdir()] if os.access(folder, os.R_OK) else []
-    near = difflib.get_close_matches(path.name, names, 1)
-    return f" Did you mean {printable(str(folder / near[0]))}?" if near else ""
-
-
-def _read(
-    file: BinaryIO, where: str, max_bytes: int, size: int | None, is_json_lines: bool
-) -> Texts:
-    head = file.peek(HEAD_BYTES)[:HEAD_BYTES]  # type: ignore[attr-defined]
-    other = what_it_is(head) or (None if is_json_lines else json_kind(head))
-    if other is not None:
-        raise TextError(f"{where} {other}")
-    if is_json_lines:
-        lines = _JsonLines(file, where, max_bytes)
-        found = take_bytes(lines.texts(), max_bytes)
-        return found._replace(are_documents=True, cut=found.cut or lines.cut)
-    return _read_plain(file, where, max_bytes, size)
-
-
-def _read_plain(file: BinaryIO, where: str, max_bytes: int, size: int | None) -> Texts:
-    content = bytearray()
-    # A cut may go through a character: an incremental decoder leaves its first bytes out.
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    total = max_bytes if size is None else min(size, max_bytes)
-    with Progress("reading the text", total) as progress:
-        while block := file.read(min(_BLOCK, max_bytes + 1 - len(content))):
-            waiting = len(decoder.getstate()[0])
-            content += block
-            _check_utf8(decoder, content, len(content) - len(block) - waiting, block, where)
-            progress.advance(len(block))
-    cut = len(content) > max_bytes
-    if cut:
-        del content[max_bytes:]
-        del content[_whole_characters(content) :]
-    elif decoder.getstate()[0]:
-        raise TextError(f"{where} is not UTF-8 text, or is incomplete: it ends within a character.")
-    if content.startswith(codecs.BOM_UTF8):
-        del content[: len(codecs.BOM_UTF8)]
-    return Texts([bytes(content)], cut, size=size if cut else None)
-
-
-def _check_utf8(
-    decoder: codecs.IncrementalDecoder, content: bytearray, start: int, block: bytes, where: str
-) -> None:
-    """TextError if a block is not UTF-8; `start` is where its first character begins."""
-    try:
-        decoder.decode(block)
-    except UnicodeDecodeError as error:
-        place = start + error.start
-        line = content.count(b"\n", 0, place) + 1
-        raise TextError(f"{where} {not_utf8(line, content[place])}") from error
-
-
-def _whole_characters(content: bytearray) -> int:
-    """How many of the bytes are whole characters of UTF-8 text that was cut anywhere."""
-    end = len(content)
-    for start in range(end - 1, max(end - 5, -1), -1):
-        byte = content[start]
-        if byte & 0xC0 != 0x80:  # the first byte of the last character
-            length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return end if start + length <= end else start
-    return end
-
-
-class _JsonLines:
-    """The texts of JSON lines, and whether they were ended early."""
-
-    def __init__(self, file: BinaryIO, where: str, max_bytes: int):
-        self._file, self._where = file, where
-        # JSON may spell a byte of text in several, and there may be other fields.
-        self._longest = 2 * max_bytes + (1 << 16)
-        self.cut = False
-
-    def texts(self) -> Iterator[bytes]:
-        number = 0
-        while line := self._file.readline(self._longest + 1):
-            number += 1
-            if len(line) > self._longest:
-                if number == 1:
-                    raise TextError(
-                        f"{self._where}: line 1 has more than {self._longest:,} bytes, which is "
-                        f"too much for data.max_bytes. Raise it, or check that the file has one "
-                        f"document a line."
-                    )
-                self.cut = True
-                return
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if line.strip():
-                yield self._text(number, line)
-
-    def _text(self, number: int, line: bytes) -> bytes:
-        where = f"{self._where}: line {number}"
-        try:
-            record = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise TextError(f"{self._where} {not_utf8(number, line[error.start])}") from error
-        except (ValueError, RecursionError) as error:
-            array = number == 1 and line.lstrip().startswith(b"[")
-            hint = " It begins a JSON array: write one element a line." if array else ""
-            raise TextError(
-                f"{where} is not JSON ({printable(str(error))}).{hint} Each line must be an object "
-                f'with a text, such as {{"text": "Once upon a time"}}.'
-            ) from error
-        text = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            fields = f"the fields {', '.join(record)[:200]}" if isinstance(record, dict) else ""
-            got = fields or "no object"
-            hint = " but a JSON array: write one element a line" if isinstance(record, list) else ""
-            raise TextError(
-                f"{where} must have a string in the field `text`; it has {printable(got)}{hint}."
-            )
-        # JSON can spell half of a surrogate pair, which no UTF-8 text holds.
-        return text.encode("utf-8", "replace")

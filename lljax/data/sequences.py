@@ -133,8 +133,8 @@ def _make_windows(text: Text, settings: TextSettings) -> Sequences:
     if longest < width:
         raise TextError(
             f"data.context is {settings.context}, so a sequence has {width} tokens, but the "
-            f"longest document of {settings.source} has {longest}. Lower data.context, or check "
-            f"data.separator if the documents should be longer."
+            f"longest document of {text.parts[0].source} has {longest}. Lower data.context, or "
+            f"check data.separator if the documents should be longer."
         )
     stacked = np.concatenate(windows)
     counts = TokenCounts(

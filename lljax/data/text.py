@@ -1,104 +1,43 @@
-"""Where text comes from: files, URLs, the TensorFlow Datasets catalogue, or Python's own manual.
+"""Which text: its settings, and the documents that they name.
 
-`read_text` turns any of them into documents. Messages of `TextError` name the settings as on the
-command line (`data.path`), so that a caller can pass them on as they are.
+`read_text` gathers documents to train on; `stream_documents` gives those of any amount of text one
+by one. Messages of `TextError` name the settings as on the command line (`data.path`), so that a
+caller can pass them on as they are.
 """
 
-import dataclasses
-import re
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from lljax.data import cache, catalogue, remote
-from lljax.data.documents import Documents, split_documents
+from lljax.data import places, remote
 from lljax.data.errors import TextError
-from lljax.data.files import JSON_LINES, Texts, read_file, take_bytes
-from lljax.safe_text import printable, without_secrets
+from lljax.data.files import Document, SourceFile
+from lljax.data.gathering import Origin, Taken, leave_out, library_documents, take_files, take_texts
+from lljax.data.progress import Progress
+from lljax.data.settings import TextSettings
 
-__all__ = ["EMBEDDED", "Text", "TextError", "TextSettings", "read_documents", "read_text"]
+__all__ = [
+    "EMBEDDED",
+    "Origin",
+    "Part",
+    "Text",
+    "TextError",
+    "TextSettings",
+    "read_documents",
+    "read_text",
+    "stream_documents",
+]
 
 EMBEDDED = "the embedded text"
 """What messages call Python's manual."""
+_MOST_KINDS = 6  # of files that are left out, that are named
 
 
-@dataclasses.dataclass(frozen=True)
-class TextSettings:
-    """Which text, and how it becomes sequences of tokens.
+class Part(NamedTuple):
+    """What became of one text: of data.path or of data.desired_path."""
 
-    Raises:
-      TextError: a value is outside its range.
-    """
-
-    path: str | None = None
-    """A file (.txt, or .jsonl with a field `text`; either also as gzip), or the URL of one. Without
-    path and tfds it is the manual that ships with Python."""
-    tfds: str | None = None
-    """A name in the TensorFlow Datasets catalogue, e.g. tiny_shakespeare."""
-    separator: str | None = None
-    r"""What stands between documents (\n and \t are understood); <|endoftext|> if that occurs in
-    the text, else blank lines, when not given; where there are none either, line ends, if each line
-    is a document. Each line of a .jsonl is one."""
-    max_bytes: int = 64 * 2**20
-    """Read at most this much of the text, up to the last whole document."""
-    vocab_size: int = 1000
-    """Tokens, with those for padding and for unknown text."""
-    tokenizer: str | None = None
-    """A sentencepiece model file (tokenizer.model), cut to its vocab_size most frequent tokens. One
-    is trained on the text when not given."""
-    context: int = 64
-    """Tokens a model reads; a sequence has one more, the last to predict."""
-    cache_dir: str | None = None
-    """For downloads and tokenised text; $XDG_CACHE_HOME/lljax or ~/.cache/lljax when not given."""
-
-    def __post_init__(self) -> None:
-        if self.path is not None and self.tfds is not None:
-            raise TextError(
-                f"data.path and data.tfds both name a text ({_shown(self.path)} and "
-                f"{_shown(self.tfds)}). Give one."
-            )
-        if self.separator == "":
-            raise TextError("data.separator must not be empty. Leave it out for the default.")
-        for name, least in (("max_bytes", 1), ("vocab_size", 16), ("context", 2)):
-            value = getattr(self, name)
-            if value < least:
-                raise TextError(f"data.{name} must be at least {least}; got {value}.")
-
-    @property
-    def cache_folder(self) -> Path:
-        if self.cache_dir is None:
-            return cache.default_folder()
-        return _expanded(self.cache_dir, "data.cache_dir")
-
-    @property
-    def source(self) -> str:
-        """Setting and value, for messages: without secrets of a URL."""
-        if self.path is not None:
-            return f"data.path: {_shown(self.path)}"
-        if self.tfds is not None:
-            return f"data.tfds: {_shown(self.tfds)}"
-        return EMBEDDED
-
-
-def _shown(text: str) -> str:
-    return printable(without_secrets(text))
-
-
-def _expanded(path: str, setting: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise TextError(
-            f"{setting}: {_shown(path)} begins with the home folder of a user that is not known. "
-            f"Write the path out."
-        ) from error
-
-
-class Text(NamedTuple):
-    """A text that was read."""
-
-    documents: list[str]
     source: str
     """Setting and value."""
+    documents: int
     bytes_read: int
     size: int | None
     """Bytes of the whole text, where it is known though not all was read."""
@@ -107,7 +46,26 @@ class Text(NamedTuple):
     divided_by: str
     """What stands between documents, in words."""
     repeated: int
+    also_desired: int
+    """Documents left out because they are in the desired text."""
     empty: int
+    files: int
+    left_out: dict[str, int]
+    """Files that are no text or damaged, by what they are."""
+
+
+class Text(NamedTuple):
+    """Texts that were read."""
+
+    documents: list[str]
+    """Of data.path, then those of data.desired_path."""
+    origins: list[Origin]
+    parts: tuple[Part, ...]
+
+    @property
+    def num_train(self) -> int | None:
+        """Documents of data.path; None where there is no other text."""
+        return self.parts[0].documents if len(self.parts) > 1 else None
 
 
 def read_documents(settings: TextSettings) -> list[str]:
@@ -118,77 +76,100 @@ def read_documents(settings: TextSettings) -> list[str]:
 def read_text(settings: TextSettings) -> Text:
     """The documents of a text, in its order, stripped, without empty and repeated ones.
 
+    Exact repetitions are dropped because one copy could be trained on and the other tested on; of a
+    document that is in both texts the one of data.desired_path is kept.
+
     Raises:
       TextError: there is no such text, or it is damaged, empty or out of reach.
     """
-    if settings.path is not None:
-        scheme = re.match("([A-Za-z][A-Za-z0-9+.-]*)://", settings.path)
-        if scheme and scheme[1].lower() in ("http", "https"):
-            return _read_url(settings.path, settings)
-        if scheme:
-            raise TextError(
-                f"{settings.source} cannot be fetched: only http:// and https:// can. Fetch the "
-                f"file and give its path as data.path."
-            )
-        path = _expanded(settings.path, "data.path")
-        return _text(read_file(path, settings.source, settings.max_bytes), settings)
-    if settings.tfds is not None:
-        return _text(_read_catalogue(settings.tfds, settings), settings)
-    texts = (text.encode() for text in _python_manual())
-    return _text(take_bytes(texts, settings.max_bytes), settings)
+    seen: set[str] = set()
+    desired: set[str] = set()
+    found: list[tuple[list[str], list[Origin], Part]] = []
+    for setting, value in reversed(settings.sources):
+        found.append(_gather(setting, value, settings, seen, desired))
+        desired = set(found[-1][0])
+    found.reverse()
+    documents = [document for texts, _, _ in found for document in texts]
+    origins = [origin for _, origins, _ in found for origin in origins]
+    return Text(documents, origins, tuple(part for _, _, part in found))
 
 
-def _read_url(url: str, settings: TextSettings) -> Text:
-    # Only of plain text is it known beforehand how much has to be fetched.
-    packed = url.partition("#")[0].partition("?")[0].endswith((".gz", *JSON_LINES))
-    limit = None if packed else settings.max_bytes + 1
-    fetched = remote.download(url, settings.cache_folder / "downloads", limit)
-    try:
-        found = read_file(fetched.path, settings.source, settings.max_bytes)
-        if found.cut and not packed:
-            found = found._replace(size=fetched.size)
-        return _text(found, settings)
-    except TextError:
-        remote.forget(fetched)
-        raise
+def stream_documents(
+    settings: TextSettings, report: dict[str, int]
+) -> Iterator[tuple[Document, str]]:
+    """The documents of data.path one by one, with their file's name; however many there are.
 
+    Repetitions are not found, nothing is cut, and of many files those that are no text are left
+    out; `report` counts them by what they are.
 
-def _read_catalogue(name: str, settings: TextSettings) -> Texts:
-    """A prepared data set that turns out to be damaged is prepared and read once more."""
-    for last in (False, True):
-        texts = catalogue.read_catalogue(name, settings.cache_folder)
+    Raises:
+      TextError: as `read_text`.
+    """
+    ((setting, value), *_) = settings.sources
+    if value is None or value.startswith(places.CATALOGUE):
+        for document, name, _ in library_documents(setting, value, settings):
+            if document.text:
+                yield document, name
+        return
+    found = places.find(value, setting, settings.cache_folder / "downloads", 1 << 62)
+    reading = settings.reading(found.are_many)
+    for place in found.files:
+        where = f"{setting}: {place.name}"
         try:
-            return take_bytes(
-                (text.encode("utf-8", "replace") for text in texts), settings.max_bytes
-            )
-        except catalogue.Damaged as error:
-            if last:
-                raise TextError(
-                    f"data.tfds: {name} is damaged again just after it was prepared. Check the "
-                    f"disk of data.cache_dir."
-                ) from error
-    raise AssertionError("not reached")
+            with SourceFile(place.path, where, reading) as file:
+                for document in file:
+                    if document.text:
+                        yield document, place.name
+        except TextError as error:
+            if not found.are_many:
+                raise
+            leave_out(error, report)
 
 
-def _python_manual() -> list[str]:
-    """Some 460,000 characters of English and code; they differ a little between versions."""
-    from pydoc_data.topics import topics
-
-    return [text for _, text in sorted(topics.items())]
-
-
-def _text(found: Texts, settings: TextSettings) -> Text:
-    bytes_read = sum(map(len, found.texts))
-    split: Documents = split_documents(found, settings.separator, settings.context)
-    if not split.documents:
-        raise TextError(f"{settings.source} holds no text. Give a file with some.")
-    return Text(
-        split.documents,
-        settings.source,
-        bytes_read,
-        found.size,
-        found.cut,
-        split.divided_by,
-        split.repeated,
-        split.empty,
+def _gather(
+    setting: str, value: str | None, settings: TextSettings, seen: set[str], desired: set[str]
+) -> tuple[list[str], list[Origin], Part]:
+    source = EMBEDDED if value is None else f"{setting}: {places.shown(value)}"
+    if setting == "data.tfds":
+        source = source.replace(places.CATALOGUE, "", 1)
+    taken = Taken(settings.max_bytes, seen, desired)
+    try:
+        with Progress("reading the text", None) as progress:
+            taken.progress = progress
+            if value is None or value.startswith(places.CATALOGUE):
+                take_texts(setting, value, settings, taken)
+            else:
+                take_files(setting, value, settings, taken)
+        if not taken.documents:
+            left_out = f" ({in_words(taken.left_out)})" if taken.left_out else ""
+            raise TextError(f"{source} holds no text{left_out}. Give a file with some.")
+    except TextError:
+        if taken.fetched is not None:
+            remote.forget(taken.fetched)
+        raise
+    part = Part(
+        source=source,
+        documents=len(taken.documents),
+        bytes_read=taken.bytes_read,
+        size=taken.size if taken.cut else None,
+        cut=taken.cut,
+        divided_by=" or ".join(taken.divided_by),
+        repeated=taken.repeated,
+        also_desired=taken.also_desired,
+        empty=taken.empty,
+        files=taken.files,
+        left_out=dict(taken.left_out),
     )
+    return taken.documents, taken.origins, part
+
+
+def in_words(left_out: Mapping[str, int]) -> str:
+    """Which files are left out: "3 files are left out: a PNG image (2), a PDF file (1)"; empty
+    where none is."""
+    if not left_out:
+        return ""
+    total = sum(left_out.values())
+    kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    parts = ", ".join(f"{kind} ({count:,})" for kind, count in kinds[:_MOST_KINDS])
+    more = ", ..." if len(kinds) > _MOST_KINDS else ""
+    return f"{total:,} {'file is' if total == 1 else 'files are'} left out: {parts}{more}"

@@ -6,7 +6,7 @@ import json
 import numbers
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -27,6 +27,27 @@ SETS = ("train", "desired", "validation", "test")
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 
 
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """Where training examples come from: each is a piece of a document. D documents.
+
+    Attributes:
+      document: [N] int, which document each example is of.
+      place: [N] int, which of its pieces, counted from 0.
+      texts: the texts of the documents; None where they are no texts.
+      sources: a file's name for each document.
+      offsets: [D] int, the number of its record in the file, or its first character's.
+      groups: the group's name for each document; None where there is none.
+    """
+
+    document: np.ndarray
+    place: np.ndarray
+    texts: Sequence[str] | None
+    sources: Sequence[str]
+    offsets: np.ndarray
+    groups: Sequence[str | None]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
     """The mathematics of one experiment, as a task builds it.
@@ -45,6 +66,16 @@ class Problem:
       second_order: how the gradient of `loss_fn` is differentiated, as in `build_loss_auc`.
       perturbed: [N] bool, the training examples that were damaged on purpose, if any were: the
         report tells what the policy did to them.
+      init_params: draws other initial parameters like `params` from a key, for the families of
+        policies that are optimised over many runs; None: all runs begin at `params`.
+      groups: [N] int, the group of each training example, a domain for example; None: there are
+        none.
+      group_names: of the groups, in order.
+      origins: where the training examples come from, for `lljax export`; None: not known.
+      featurize: what a scorer sees of examples, (batch of B) -> [B, F], a NumPy array or a sparse
+        matrix of SciPy; None: the task has no scorer.
+      data_lines: what became of the data, in sentences: said before anything is computed, in the
+        plan and in the report.
       show_example: how the n-th training example is shown in the report: its text, a picture as
         an array [H, W] or [H, W, 3], uint8 or floating in [0, 1], or (picture, text). None: not
         at all.
@@ -64,6 +95,12 @@ class Problem:
     desired_loss_fn: LossFn | None = None
     second_order: SecondOrder = "auto"
     perturbed: np.ndarray | None = None
+    init_params: Callable[[jax.Array], Params] | None = None
+    groups: np.ndarray | None = None
+    group_names: tuple[str, ...] = ()
+    origins: Origins | None = None
+    featurize: Callable[[Batch], Any] | None = None
+    data_lines: tuple[str, ...] = ()
     show_example: Callable[[int], Shown] | None = None
     facts: tuple[str, ...] = ()
     provenance: str = "the data that the task reads"

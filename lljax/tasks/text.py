@@ -1,14 +1,20 @@
 """The paper's language modelling: a small Transformer on text, half of which is damaged (§4.1)."""
 
 import dataclasses
-from typing import Literal
+import functools
+from typing import TYPE_CHECKING, Literal
 
-from lljax.data.text import TextSettings
+from lljax.data.settings import TextSettings
 from lljax.errors import UserError
 from lljax.field_types import check_fields
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
-from lljax.tasks.problem import Problem, Task
+from lljax.tasks.problem import Origins, Problem, Task
 from lljax.tasks.size import require_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lljax.data.sequences import Sequences
 
 SIZES = ("num_train", "num_desired", "num_validation", "num_test")
 
@@ -17,16 +23,18 @@ SIZES = ("num_train", "num_desired", "num_validation", "num_test")
 class TextData(TextSettings):
     """Sequences of a text, half of those to train on damaged."""
 
-    num_train: int = 16384
-    """N, training sequences."""
-    num_desired: int = 512
-    """K, desired sequences: those in the objective."""
-    num_validation: int = 512
-    """Desired sequences that choose the best outer step."""
-    num_test: int = 512
-    """Desired sequences that are only reported."""
-    perturbed_share: float = 0.5
-    """Share of the training sequences that is damaged."""
+    num_train: int | None = 16384
+    """N, training sequences; all that there are for None."""
+    num_desired: int | None = 512
+    """K, desired sequences: those in the objective; for None half of the desired text, at most
+    1024."""
+    num_validation: int | None = 512
+    """Desired sequences that choose the best outer step; for None a quarter, at most 256."""
+    num_test: int | None = 512
+    """Desired sequences that are only reported; for None a quarter, at most 512."""
+    perturbed_share: float | None = None
+    """Share of the training sequences that is damaged; when not given half, as in the paper, and
+    none where there is a desired_path."""
     perturbations: int = 20
     """Operations on each of those: replace a token, delete the last one, or repeat one."""
 
@@ -35,9 +43,16 @@ class TextData(TextSettings):
         super().__post_init__()
         require_counts("data", self, "context", "vocab_size", *SIZES)
         share = self.perturbed_share
-        require(0 <= share <= 1, "data.perturbed_share", "in [0, 1]", share)
+        require(share is None or 0 <= share <= 1, "data.perturbed_share", "in [0, 1]", share)
         count = self.perturbations
         require(0 <= count <= 10_000, "data.perturbations", "at least 0, at most 10,000", count)
+
+    @property
+    def damaged_share(self) -> float:
+        """Of the training sequences."""
+        if self.perturbed_share is None:
+            return 0.0 if self.desired_path else 0.5
+        return self.perturbed_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +105,7 @@ def _require_memory(config: TransformerConfig) -> None:
         f"x {width} parameters of 4 bytes",
         "model.width, model.num_layers, data.vocab_size or data.context",
     )
-    sequences = sum(getattr(data, name) for name in SIZES)
+    sequences = sum(getattr(data, name) or 0 for name in SIZES)
     require_memory(
         4 * sequences * (data.context + 1),
         "the data",
@@ -104,8 +119,10 @@ def _build(config: TransformerConfig) -> Problem:
     # Flax, numpy's random streams and tokenisers: `lljax run --help` needs none of them.
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     from lljax.data.account import TextAccount
+    from lljax.data.ngrams import count_ngrams
     from lljax.data.perturbation import perturb
     from lljax.data.progress import log
     from lljax.data.sequences import deal, load_sequences
@@ -113,23 +130,27 @@ def _build(config: TransformerConfig) -> Problem:
 
     data = config.data
     sequences = load_sequences(data)
-    account = TextAccount.of(sequences.text, sequences.counts)
+    text = sequences.text
+    account = TextAccount(text.parts, sequences.counts)
+    numbers = {name: getattr(data, name) for name in SIZES}
     try:
-        dealt = deal(sequences, seed=config.seed, **{name: getattr(data, name) for name in SIZES})
+        dealt = deal(sequences, text.num_train, seed=config.seed, **numbers)
     except UserError:
         for line in account.warnings():  # they may tell why there is too little text
             log(line)
         raise
     sets = {name: sequences.tokens[indices] for name, indices in dealt.split._asdict().items()}
     used = {name: len(tokens) for name, tokens in sets.items()}
-    account = account.with_sets(used, dealt.cut_documents, dealt.piece)
+    groups, names = _groups(data, sequences, dealt.split.train)
+    sizes = {} if groups is None else dict(zip(names, np.bincount(groups).tolist(), strict=True))
+    account = account.with_sets(used, sizes, dealt.cut_documents, dealt.piece)
     for line in (*account.lines(), *account.warnings()):
         log(line)
     sets["train"], perturbed = perturb(
         sets["train"],
         seed=config.seed,
         vocab_size=data.vocab_size,
-        share=data.perturbed_share,
+        share=data.damaged_share,
         operations=data.perturbations,
     )
     train = sets["train"]
@@ -150,9 +171,48 @@ def _build(config: TransformerConfig) -> Problem:
         test=examples("test"),
         num_symbols=data.vocab_size,
         perturbed=perturbed if perturbed.any() else None,
+        init_params=functools.partial(init_params, model),
+        groups=groups,
+        group_names=names,
+        origins=_origins(sequences, dealt.split.train),
+        featurize=lambda batch: count_ngrams(np.asarray(batch.tokens)),
+        data_lines=(*account.lines(), *account.warnings()),
         show_example=lambda n: sequences.tokenizer.decode(train[n].tolist()),
         facts=(f"vocabulary of {data.vocab_size}", account.short),
         provenance="the text (data.path, data.tfds, or the manual of another Python version)",
+    )
+
+
+def _groups(data: TextData, sequences: "Sequences", train: "np.ndarray"):
+    """(the group of each training sequence, the groups' names by size); None without groups."""
+    import numpy as np
+
+    if data.group is None:
+        return None, ()
+    origins = sequences.text.origins
+    of = [origins[document].group or "" for document in sequences.document[train]]
+    names, groups, counts = np.unique(of, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[groups].astype(np.int32), tuple(names[order].tolist())
+
+
+def _origins(sequences: "Sequences", train: "np.ndarray") -> Origins:
+    """Of the training sequences, with the documents that they are of."""
+    import numpy as np
+
+    first = np.searchsorted(sequences.document, np.arange(len(sequences.text.documents)))
+    owner = sequences.document[train]
+    used, document = np.unique(owner, return_inverse=True)
+    origins = [sequences.text.origins[number] for number in used]
+    return Origins(
+        document=document.astype(np.int64),
+        place=(train - first[owner]).astype(np.int64),
+        texts=[sequences.text.documents[number] for number in used],
+        sources=[origin.source for origin in origins],
+        offsets=np.array([origin.offset for origin in origins], np.int64),
+        groups=[origin.group for origin in origins],
     )
 
 

@@ -1,0 +1,189 @@
+"""Files of records: JSON lines, JSON arrays, CSV, Parquet and Arrow, a record at a time.
+
+A record is a dictionary by field, or a text alone; each comes with its place in the file, counted
+from 0. Of columns only those that are wanted are read, and never more than a batch at once.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from lljax.data.decoding import text_blocks
+from lljax.data.errors import TextError
+from lljax.safe_text import printable
+
+_ROWS = 1024  # of Parquet and Arrow that are read at once
+_LONGEST_CELL = 1 << 30
+
+
+class Record(NamedTuple):
+    """One record of a file."""
+
+    place: int
+    value: Any
+    """A dictionary, or what stands there instead."""
+    at: str
+    """Where it is, for messages, e.g. "line 3"."""
+
+
+def lines(file: BinaryIO, encoding: str, where: str, longest: int) -> Iterator[tuple[int, str]]:
+    """The lines of a text, numbered from 1; none is longer than `longest` characters.
+
+    Raises:
+      TextError: the first line is longer. At a later one the lines end, and `TooLong` is raised.
+    """
+    rest, number = "", 0
+    for block in text_blocks(file, encoding, where):
+        *whole, rest = (rest + block).split("\n")
+        for line in whole:
+            number += 1
+            yield number, line
+        if len(rest) > longest:
+            raise TooLong(number + 1, longest)
+    if rest:
+        yield number + 1, rest
+
+
+class TooLong(Exception):
+    """A line has more than so many characters; `line` is its number."""
+
+    def __init__(self, line: int, longest: int):
+        super().__init__(line, longest)
+        self.line, self.longest = line, longest
+
+
+def json_lines(file: BinaryIO, encoding: str, where: str, longest: int) -> Iterator[Record]:
+    """The values of a file with one JSON value a line; empty lines are left out."""
+    place = 0
+    for number, line in lines(file, encoding, where, longest):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TextError(
+                f"{where}: line {number} is not JSON ({printable(str(error))}). Each line must be "
+                f'an object with a text, such as {{"text": "Once upon a time"}}.'
+            ) from error
+        yield Record(place, value, f"line {number}")
+        place += 1
+
+
+def json_array(file: BinaryIO, encoding: str, where: str) -> Iterator[Record]:
+    """The elements of a JSON array, one by one."""
+    import ijson
+
+    if not encoding.startswith(("utf-8", "utf_8")):
+        file = cast(BinaryIO, _Recoded(text_blocks(file, encoding, where)))
+    try:
+        for place, value in enumerate(ijson.items(file, "item", use_float=True)):
+            yield Record(place, value, f"element {place + 1}")
+    except ijson.JSONError as error:
+        raise TextError(
+            f"{where} is a JSON array that is damaged or incomplete: {printable(str(error))[:200]}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"{where} is a JSON array, but not in UTF-8: set data.encoding to what it is in."
+        ) from error
+
+
+class _Recoded:
+    """Blocks of text as a file of UTF-8."""
+
+    def __init__(self, blocks: Iterator[str]):
+        self._blocks = blocks
+
+    def read(self, size: int = -1) -> bytes:
+        if size == 0:
+            return b""
+        return next(self._blocks, "").encode("utf-8", "replace")
+
+
+def table(file: BinaryIO, encoding: str, where: str, delimiter: str) -> Iterator[Record]:
+    """The rows of a CSV file with a header, as RFC 4180 has them: a cell may hold line ends."""
+    csv.field_size_limit(_LONGEST_CELL)
+
+    def all_lines() -> Iterator[str]:
+        rest = ""
+        for block in text_blocks(file, encoding, where):
+            *whole, rest = (rest + block).split("\n")
+            yield from (f"{line}\n" for line in whole)
+        if rest:
+            yield rest
+
+    reader = csv.reader(all_lines(), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        place = 0
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise TextError(
+                    f"{where}: line {reader.line_num} has {len(row)} cells, and the header has "
+                    f"{len(header)}. A cell with a delimiter or a line end needs quotes around it."
+                )
+            yield Record(place, dict(zip(header, row, strict=True)), f"row {place + 1}")
+            place += 1
+    except csv.Error as error:
+        raise TextError(f"{where}: line {reader.line_num}: {printable(str(error))}.") from error
+
+
+def parquet(path: str, fields: Sequence[str], where: str) -> Iterator[Record]:
+    """The rows of a Parquet file, with those of its columns that hold the fields."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns = _columns(file.schema_arrow.names, fields)
+            batches = file.iter_batches(batch_size=_ROWS, columns=columns)
+            yield from _rows(batches, file.schema_arrow.names)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(where, "a Parquet file", error) from error
+
+
+def arrow(path: str, fields: Sequence[str], where: str) -> Iterator[Record]:
+    """The rows of an Arrow file, in the form of a file or of a stream."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(path) as source:
+            try:
+                reader = pyarrow.ipc.open_file(source)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                reader = batches = pyarrow.ipc.open_stream(source)
+            names = reader.schema.names
+            columns = _columns(names, fields)
+            pieces = (
+                batch.select(columns).slice(start, _ROWS)
+                for batch in batches
+                for start in range(0, batch.num_rows, _ROWS)
+            )
+            yield from _rows(pieces, names)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(where, "an Arrow file", error) from error
+
+
+def _columns(names: Sequence[str], fields: Sequence[str]) -> list[str]:
+    """The columns that hold the fields; a field may be nested in one."""
+    heads = {*fields, *(field.partition(".")[0] for field in fields)}
+    return [name for name in names if name in heads]
+
+
+def _rows(batches: Any, names: Sequence[str]) -> Iterator[Record]:
+    place = 0
+    others = dict.fromkeys(names)  # so that a message can name what is there
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield Record(place, others | row, f"row {place + 1}")
+            place += 1
+
+
+def _damaged(where: str, kind: str, error: Exception) -> TextError:
+    first = printable(str(error)).strip().splitlines() or [type(error).__name__]
+    return TextError(f"{where} is {kind} that is damaged or incomplete: {first[0][:200]}.")
