@@ -8,6 +8,7 @@ if process.is_command():
 # isort: on
 
 from lljax.compression import acceleration_ratio, compression_ratio
+from lljax.draws import draw_batches
 from lljax.learning_law import (
     contribution_similarity,
     contributions,
@@ -98,6 +99,7 @@ __all__ = [
     "compression_ratio",
     "contribution_similarity",
     "contributions",
+    "draw_batches",
     "effective_sample_size",
     "entropy",
     "exponentiated_gradient",

@@ -24,11 +24,14 @@ def run(experiment: Experiment, root: Path) -> None:
       UserError: the folder is another run's or damaged, or the data are unusable.
       RunFailed: the inner training diverges.
     """
-    from lljax.engine.run import run as run_experiment  # orbax, and JAX's device
+    from lljax.curation.run import execute as execute_over_runs
+    from lljax.engine.run import execute  # orbax, and JAX's device
+    from lljax.engine.run import run as run_experiment
 
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_without_traceback)
-    run_experiment(experiment, root, _draw)
+    is_dense = experiment.config.policy.is_dense
+    run_experiment(experiment, root, _draw, execute if is_dense else execute_over_runs)
     results = load_results(root)
     print(printable(summary_table(complete(results.summary, results.arrays))))
 

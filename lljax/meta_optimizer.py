@@ -69,7 +69,10 @@ def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> MetaOptimizer:
 
 
 def exponentiated_gradient(
-    learning_rate: optax.ScalarOrSchedule, momentum: float = 0.0, cutoff: float = 0.0
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float = 0.0,
+    cutoff: float = 0.0,
+    explore: float = 0.0,
 ) -> MetaOptimizer:
     """Mirror descent on the simplex with the entropy as its mirror, normalised row by row.
 
@@ -102,6 +105,9 @@ def exponentiated_gradient(
         row is divided by its sum. So weights become exactly 0, which without a cutoff they never
         do, and the cost can follow the support (`zero_weight` in `build_loss_auc`); an example
         comes back in the same way once its slope is below its row's mean.
+      explore: e in [0, 1], for slopes that are estimated from batches of `draw_batches`. s_t^2 is
+        the variance under (1 - e) gamma + e / N: slopes of examples with much weight are known
+        well, and the noise in those of the others would count as many times their spread.
 
     Returns:
       A MetaOptimizer for arrays [..., N] whose rows are distributions, or a pytree of them.
@@ -112,6 +118,7 @@ def exponentiated_gradient(
     checks.check_number("momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
     expected = "a share of the uniform weight, in [0, 1)"
     checks.check_number("cutoff", cutoff, expected, lambda x: 0 <= x < 1)
+    checks.check_number("explore", explore, "a share in [0, 1]", lambda x: 0 <= x <= 1)
 
     def init(policy):
         check_rows(policy)
@@ -125,7 +132,7 @@ def exponentiated_gradient(
         def move(known, policy, grad, trace):
             if known is not None:
                 policy = jnp.where(known, policy, 0)
-            direction = _relative_slopes(policy, grad, known, cutoff)
+            direction = _relative_slopes(policy, grad, known, cutoff, explore)
             if momentum:
                 # An example without weight is not on its way anywhere.
                 trace = direction = momentum * jnp.where(policy > 0, trace, 0) + direction
@@ -275,7 +282,7 @@ def check_meta_optimizer(optimizer: Any) -> None:
 
 
 def _relative_slopes(
-    policy: jax.Array, grad: jax.Array, known: jax.Array | None, cutoff: float
+    policy: jax.Array, grad: jax.Array, known: jax.Array | None, cutoff: float, explore: float
 ) -> jax.Array:
     """The slopes minus their mean under the policy, in units of their spread; 0 where unknown."""
     # An example that shares the largest slope is then above the mean in spite of rounding.
@@ -288,7 +295,8 @@ def _relative_slopes(
     # Late rows have gradients whose squares underflow in float32.
     largest = jnp.max(jnp.abs(centred), axis=-1, keepdims=True)
     centred = centred / jnp.where(largest > 0, largest, 1)
-    variance = jnp.sum(policy * centred**2, axis=-1, keepdims=True)
+    drawn = (1 - explore) * policy + explore / policy.shape[-1] if explore else policy
+    variance = jnp.sum(drawn * centred**2, axis=-1, keepdims=True)
     if cutoff:
         waits = (policy * policy.shape[-1] < cutoff) & (centred < 0)
         waiting = jnp.sum(centred**2, axis=-1, keepdims=True, where=waits)

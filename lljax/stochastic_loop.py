@@ -152,7 +152,9 @@ def optimize_over_runs(
         policy, state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), after, (before, state)
         )
-        average = jax.tree.map(lambda old, new: _mix(old, new, number, eta), average, policy)
+        average = jax.tree.map(
+            lambda old, new: running_average(old, new, number, eta), average, policy
+        )
         return (policy, state, average), (aucs, finite)
 
     validation_keys = jax.random.split(validation_key, num_validation_runs)
@@ -217,7 +219,9 @@ class _Best(NamedTuple):
     is_average: jax.Array
 
 
-def _mix(average: jax.Array, iterate: jax.Array, number: jax.Array, eta: float) -> jax.Array:
+def running_average(
+    average: jax.Array, iterate: jax.Array, number: jax.Array, eta: float
+) -> jax.Array:
     """The running average after iterate `number`, counted from 1: that one itself at the first."""
     count = number.astype(average.dtype)
     share = (eta + 1) / (count + eta)

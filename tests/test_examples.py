@@ -32,7 +32,7 @@ def test_twenty_learned_points_teach_more_than_twenty_real_ones(run):
 
 
 def test_one_weight_an_example_finds_the_wrong_labels(run):
-    share, learned, oracle = run("noisy_labels")
+    share, learned, oracle = run("label_weights")
     assert share < 0.1
     assert learned > 0.6 * oracle > 3
 

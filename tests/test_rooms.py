@@ -22,6 +22,7 @@ ROOMS = {
     "models": {"data"},
     "tasks": {"data", "models"},
     "engine": {"artifacts", "tasks"},
+    "curation": {"artifacts", "data", "models", "tasks", "engine"},
     "report": {"artifacts"},
 }
 

@@ -104,6 +104,10 @@ NUMBERS = Kind(
     "an object of numbers, or null",
     lambda value: OBJECT.fits(value) and all(map(_is_number_or_null, (value or {}).values())),
 )
+NUMBERS_LIST = Kind(
+    "a list of numbers or nulls",
+    lambda value: isinstance(value, list) and all(map(_is_number_or_null, value)),
+)
 PNG = Kind("a PNG picture in base64", lambda value: isinstance(value, str) and _is_png(value))
 
 

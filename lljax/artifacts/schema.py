@@ -5,10 +5,15 @@ A finished workdir holds
   config.json     the settings of the run, `CONFIG`
   data.json       a digest of the data, so that a resumed run recognises them
   metrics.jsonl   one line for each outer step, `METRICS`
-  policy.npy      the best policy gamma [T, N], float32
+  policy.npy      the best policy, float32: gamma [T, N] of a dense one; else weights of examples
+                  [N] or of groups [G], or rows of either
   analysis.npz    the arrays that the figures show, `ARRAYS`
   samples.json    training examples with extreme weights, `SAMPLE`; only if the task can show them
   summary.json    the results in numbers, `SUMMARY`
+  documents.parquet, examples.parquet    of a policy that is not dense: the training documents,
+                  where they come from, and the weights of their pieces
+  scorer.npz, tokenizer.*    what `lljax score` weighs other data with
+  transfer.json   what `lljax transfer` found
   figures/, report.html    what `lljax.report` makes of all this
   manifest.json   a SHA-256 of each of these files; written last, so a run whose files fit it is
                   finished
@@ -31,6 +36,7 @@ from lljax.artifacts.fields import (
     COUNT,
     NUMBER,
     NUMBERS,
+    NUMBERS_LIST,
     OBJECT,
     PNG,
     REAL,
@@ -58,6 +64,11 @@ SUMMARY_FILE = "summary.json"
 FIGURES_FOLDER = "figures"
 REPORT_FILE = "report.html"
 MANIFEST_FILE = "manifest.json"
+DOCUMENTS_FILE = "documents.parquet"
+EXAMPLES_FILE = "examples.parquet"
+SCORER_FILE = "scorer.npz"
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+TRANSFER_FILE = "transfer.json"
 RESULT_FILES = (
     CONFIG_FILE,
     DATA_FILE,
@@ -66,6 +77,11 @@ RESULT_FILES = (
     ARRAYS_FILE,
     SAMPLES_FILE,
     SUMMARY_FILE,
+    DOCUMENTS_FILE,
+    EXAMPLES_FILE,
+    SCORER_FILE,
+    *TOKENIZER_FILES,
+    TRANSFER_FILE,
 )
 
 POLICIES = ("conventional", "optimized")
@@ -149,6 +165,16 @@ SUMMARY = (
     optional("num_train", WHOLE, "N, training examples"),
     *(optional(f"num_{of}", WHOLE, f"examples of the {of} set") for of in SETS),
     optional("facts", TEXTS, "what the task says of itself, for the line under the title"),
+    optional("data", TEXTS, "what became of the data, in sentences"),
+    optional("family", TEXT, "the family of the policy; absent: dense"),
+    optional("groups", OBJECT, "only if the training examples have groups"),
+    Field("groups.names", TEXTS, "their names"),
+    *(Field(f"groups.weight_share.{policy}", NUMBERS_LIST, "of each") for policy in POLICIES),
+    optional("runs", OBJECT, "of a family that is not dense: what single runs show"),
+    Field("runs.acceleration_ratios", NUMBERS_LIST, "on the test set, of each fresh run"),
+    optional("runs.oracle_acceleration_ratios", NUMBERS_LIST, "of weights that know the truth"),
+    optional("runs.effective_sample_size", NUMBER, "1 / sum of squared weights"),
+    optional("runs.scorer_correlation", NUMBER, "of a scorer, with the weights it is fitted to"),
     optional("vocab_size", NUMBER, "|V|; 2 for a binary label"),
     optional("zero_weight_threshold", NUMBER, "a weight up to it counts as zero; uniform: 1"),
     *(

@@ -85,8 +85,12 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes two files into an existing folder."""
-        (folder / _MODEL_FILE).write_bytes(self.model)
-        (folder / _KEPT_FILE).write_text(json.dumps({"kept": self.kept}), encoding="utf-8")
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
+
+    def files(self) -> dict[str, bytes]:
+        """What `save` writes, by name."""
+        return {_MODEL_FILE: self.model, _KEPT_FILE: json.dumps({"kept": self.kept}).encode()}
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":

@@ -30,6 +30,7 @@ class Claim:
     Attributes:
       record: of the newest intact checkpoint; None where there is none.
       settings: by dotted name, those that make a run what it is.
+      is_dense: whether the policy is one of single steps.
       is_unchanged: whether config.json wants just what the experiment wants.
     """
 
@@ -45,6 +46,7 @@ class Claim:
         self._free = {*_FREE, *experiment.task.free_settings}
         self._replaces: list[str] = []  # in what the run differs whose place this one takes
         self.settings = self._binding(self._wanted)
+        self.is_dense = experiment.config.policy.is_dense
         self.record = newest_record(workdir)
         self.is_unchanged = False
         self._data_is_right = False

@@ -15,26 +15,38 @@ def check_losses(sweep: Sweep, learning_rate: float) -> None:
     Raises:
       RunFailed: the desired loss diverges, or the validation loss is not finite.
     """
-    losses, rate = sweep.desired, f"inner.learning_rate ({learning_rate:g})"
-    # A few early steps may overshoot; a run that ends far above its start has diverged.
-    beyond = ~(losses <= DIVERGED * losses[0])
-    if beyond[-1]:
-        step = int(np.argmax(beyond))
-        raise RunFailed(
-            f"conventional training diverges: the desired loss is {losses[0]:.4g} at inner step 0, "
-            f"{losses[step]:.4g} at step {step} and {losses[-1]:.4g} at the end. The likely cause "
-            f"is a too high {rate}: lower it. Nothing in the workdir was lost."
-        )
-    if losses[-1] >= losses[0]:
-        log(
-            f"warning: conventional training does not learn: the desired loss goes from "
-            f"{losses[0]:.4g} to {losses[-1]:.4g}. {rate} may be too high."
-        )
+    rate = f"inner.learning_rate ({learning_rate:g})"
+    check_curve(sweep.desired, np.arange(len(sweep.desired)), learning_rate)
     validation = sweep.curves["validation"]
     if not np.isfinite(validation).all():
         raise RunFailed(
             f"the validation loss of the conventional policy is not finite from inner step "
             f"{np.argmin(np.isfinite(validation))} on. Lower {rate}."
+        )
+
+
+def check_curve(
+    losses: np.ndarray, steps: np.ndarray, learning_rate: float, name: str = "desired"
+) -> None:
+    """Looks at a loss curve of conventional training; warns where it does not learn.
+
+    Raises:
+      RunFailed: it diverges.
+    """
+    rate = f"inner.learning_rate ({learning_rate:g})"
+    # A few early steps may overshoot; a run that ends far above its start has diverged.
+    beyond = ~(losses <= DIVERGED * losses[0])
+    if beyond[-1]:
+        first = int(np.argmax(beyond))
+        raise RunFailed(
+            f"conventional training diverges: the {name} loss is {losses[0]:.4g} at inner step 0, "
+            f"{losses[first]:.4g} at step {steps[first]} and {losses[-1]:.4g} at the end. The "
+            f"likely cause is a too high {rate}: lower it. Nothing in the workdir was lost."
+        )
+    if losses[-1] >= losses[0]:
+        log(
+            f"warning: conventional training does not learn: the {name} loss goes from "
+            f"{losses[0]:.4g} to {losses[-1]:.4g}. {rate} may be too high."
         )
 
 

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 import lljax
 from lljax.artifacts import manifest
@@ -36,7 +37,7 @@ def state(claim: Claim, workdir: Workdir, in_words: bool = False) -> State:
     wrong = manifest.wrong_files(workdir.root)
     if wrong is None:
         # Without a manifest that can be read the checkpoints are believed, if there are any.
-        if claim.record is None and workdir.report.is_file() and _can_be_read(workdir):
+        if claim.record is None and workdir.report.is_file() and _can_be_read(claim, workdir):
             return "whole"
         if in_words and workdir.manifest.exists():
             log(
@@ -60,11 +61,13 @@ def _say_wrong(workdir: Workdir, names: list[str], again: str) -> None:
     )
 
 
-def _can_be_read(workdir: Workdir) -> bool:
+def _can_be_read(claim: Claim, workdir: Workdir) -> bool:
     """Whether the files of a run without a manifest are of the right form."""
     try:
         num_steps = load_results(workdir.root).num_steps
         policy = read_npy(workdir.policy)
+        if not claim.is_dense:
+            return bool(np.isfinite(policy).all())
         if policy.ndim != 2 or len(policy) != num_steps:
             return False
         lljax.check_policy(jnp.asarray(policy))

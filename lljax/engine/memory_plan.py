@@ -72,14 +72,14 @@ class MemoryPlan:
         return starts + (self.num_steps * self.record_bytes if mode == "offload" else 0)
 
 
-def plan_memory(problem: Problem, inner: InnerConfig) -> MemoryPlan:
-    """Cuts the run into segments and takes the fastest strategy that fits.
+def plan_memory(problem: Problem, inner: InnerConfig, num_runs: int = 1) -> MemoryPlan:
+    """Cuts the run, or `num_runs` at once, into segments; takes the fastest strategy that fits.
 
     Raises:
       UserError: nothing fits into the budget, or the strategy that was asked for does not.
     """
     record = record_shapes(problem.optimizer, problem.params)
-    state_bytes, record_bytes = num_bytes(record.state), num_bytes(record)
+    state_bytes, record_bytes = (num_runs * num_bytes(of) for of in (record.state, record))
     budget = free_device_memory() // 2
     if inner.memory_budget_gb is not None:
         budget = int(inner.memory_budget_gb * GIGABYTE)

@@ -127,14 +127,15 @@ class MetaGradient:
     def run_forward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
         """Completes the curves of `sweep`; `done` is called after every segment."""
         if sweep.forward == 0:
-            state, losses = self._start(self._params, self._data, self._watched)
+            state, losses = self._begin(policy)
             _put(sweep.starts, 0, state)
             for name, loss in losses.items():
                 sweep.curves[name][0] = loss
         state = self._state(sweep, sweep.forward)
         for index in range(sweep.forward, self.num_segments):
             steps = self._plan.segments[index]
-            state, curves, kept = self._forward(state, policy[steps], self._data, self._watched)
+            rows = self._rows(policy, steps)
+            state, curves, kept = self._forward(state, rows, self._data, self._watched)
             self._keep(index, kept)
             del kept  # or the next segment's would stand beside it
             for name, losses in curves.items():
@@ -155,12 +156,12 @@ class MetaGradient:
         Without `all_examples` an active set leaves out those without weight.
         """
         backward = self._backward if all_examples else self._backward_active
-        num_steps, _ = self._shape
+        num_steps = self._plan.num_steps
         loss_cotangents = np.full(num_steps, 1 / num_steps, np.float32)
         last, loss_cotangents[0] = loss_cotangents[-1], 0  # L(theta_0) is not in the AUC
         if sweep.backward == 0:
             state = self._state(sweep, self.num_segments)
-            cotangent = self._start_backward(state, jnp.asarray(last), self._data)
+            cotangent = self._end(policy, state, jnp.asarray(last))
         else:
             _, tree = self._trees
             cotangent = jax.tree.unflatten(jax.tree.structure(tree), sweep.cotangent)
@@ -168,7 +169,11 @@ class MetaGradient:
             steps = self._plan.segments[index]
             kept = self._fetch(index, policy, sweep)
             cotangent, slopes = backward(
-                cotangent, kept, policy[steps], jnp.asarray(loss_cotangents[steps]), self._data
+                cotangent,
+                kept,
+                self._rows(policy, steps),
+                jnp.asarray(loss_cotangents[steps]),
+                self._data,
             )
             del kept
             sweep.policy_grad[steps] = slopes
@@ -187,6 +192,18 @@ class MetaGradient:
         """The state with the mask that follows from its policy, as its checkpoint has none."""
         return state._replace(known=self.known_slopes(state.policy, state.complete))
 
+    def _begin(self, policy: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        """s_0 and the losses there."""
+        return self._start(self._params, self._data, self._watched)
+
+    def _rows(self, policy: Any, steps: slice) -> Any:
+        """What a segment's steps are given."""
+        return policy[steps]
+
+    def _end(self, policy: Any, state: TrainState, loss_cotangent: jax.Array) -> Any:
+        """The cotangent of s_T."""
+        return self._start_backward(state, loss_cotangent, self._data)
+
     def release(self) -> None:
         """Frees what the forward sweep kept, which no backward sweep will want."""
         self._resident.clear()
@@ -201,7 +218,7 @@ class MetaGradient:
         if index in self._resident:
             kept = self._resident.pop(index)
             return OffloadStates().fetch(kept) if self._plan.mode == "offload" else kept
-        rows = policy[self._plan.segments[index]]
+        rows = self._rows(policy, self._plan.segments[index])
         return self._forward(self._state(sweep, index), rows, self._data, self._watched).kept
 
     @functools.cached_property

@@ -1,12 +1,13 @@
 """One meta-gradient that shows its progress, is saved on its way, and continues where it was."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
-from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.meta_gradient import MetaGradient, Sweep
 from lljax.engine.progress import SweepProgress, log
-from lljax.engine.sweep_checkpoints import SweepCheckpoints
+from lljax.engine.sweep_checkpoints import OuterCheckpoints, SweepCheckpoints
 
 
 class ResumableSweep:
@@ -23,8 +24,8 @@ class ResumableSweep:
         meta_gradient: MetaGradient,
         saved: SweepCheckpoints,
         outer_step: int,
-        policy: jax.Array,
-        checkpoints: Checkpoints,
+        policy: Any,
+        checkpoints: OuterCheckpoints,
     ):
         """Continues the saved sweep of this outer step, or begins one.
 
@@ -32,7 +33,7 @@ class ResumableSweep:
           meta_gradient: computes.
           saved: where the sweep is saved from time to time.
           outer_step: that it belongs to.
-          policy: gamma [T, N].
+          policy: gamma [T, N], or what else the meta-gradient takes.
           checkpoints: of the outer steps, without which a saved sweep is of no use.
         """
         self._meta_gradient, self._saved, self._step = meta_gradient, saved, outer_step

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -31,7 +32,15 @@ from lljax.tasks.size import require_memory_for_policies
 OFFLOAD_ERROR = 1e-5  # relative; more and off-loading is not trusted
 
 
-def run(experiment: Experiment, root: Path, report: Callable[[Path], Path]) -> None:
+class Execute(Protocol):
+    def __call__(self, experiment: Experiment, workdir: Workdir, claim: Claim, /) -> None:
+        """Runs or continues an experiment, and writes everything but the report."""
+        ...
+
+
+def run(
+    experiment: Experiment, root: Path, report: Callable[[Path], Path], execute: Execute
+) -> None:
     """Runs an experiment in the folder `root`, or continues or recognises the one there.
 
     Args:
@@ -39,6 +48,7 @@ def run(experiment: Experiment, root: Path, report: Callable[[Path], Path]) -> N
       root: its workdir.
       report: makes the report of the finished artifacts in `root`, and returns its path. With it
         the run is finished.
+      execute: what such an experiment does; `execute` of this module for a dense policy.
 
     Raises:
       UserError: the folder is another run's or damaged, or the data are unusable.
@@ -51,12 +61,13 @@ def run(experiment: Experiment, root: Path, report: Callable[[Path], Path]) -> N
     with workdir.lock():
         claim = Claim(experiment, workdir)  # another process may have had the folder until now
         if finished.state(claim, workdir, in_words=True) == "unfinished":
-            _run(experiment, workdir, claim)
+            execute(experiment, workdir, claim)
         log(f"report: {report(root)}")
         write_manifest(root)
 
 
-def _run(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
+def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
+    """Optimises a dense policy of one deterministic run."""
     config = experiment.config
     makers = find_trackers(config.trackers)
     problem = build_problem(experiment)

@@ -5,6 +5,7 @@ import io
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,25 +144,14 @@ def summarise(
       analyses: of the conventional and the optimized policy.
       gaps: the mean optimality gap of both.
     """
-    sets: dict[str, Any] = {}
-    for name in SETS:
-        curves = {policy: jnp.asarray(analyses[policy][name]) for policy in POLICIES}
-        for policy, losses in curves.items():
-            sets.setdefault(name, {})[policy] = {
-                "auc": number(losses[1:].mean()),
-                "final_loss": number(losses[-1]),
-                "compression_ratio": number(lljax.compression_ratio(losses, problem.num_symbols)),
-                **curve_facts.best(np.asarray(losses)),
-            }
-        sets[name]["acceleration_ratio"] = number(lljax.acceleration_ratio(*curves.values()))
-        own_end = curve_facts.own_end(np.asarray(curves["conventional"]))
-        sets[name]["conventional_reaches_at"] = own_end
+    sets = summarise_curves(problem, analyses)
     law = {policy: learning_law(analyses[policy], gaps[policy]) for policy in POLICIES}
-    summary = {**sets, "learning_law": law, "scaling_law": _scaling_law(analyses)}
-    summary["vocab_size"] = problem.num_symbols
-    summary["num_train"] = problem.num_train
-    summary |= {f"num_{name}": num_examples(getattr(problem, name), name) for name in SETS}
-    summary["facts"] = list(problem.facts)
+    summary = {
+        **sets,
+        "learning_law": law,
+        "scaling_law": fit_scaling_law({p: analyses[p]["test"] for p in POLICIES}),
+    }
+    summary |= describe(problem)
     if problem.perturbed is not None:
         shares = {p: number(analyses[p]["perturbed_share"].mean()) for p in POLICIES}
         summary["perturbed"] = {
@@ -171,9 +161,42 @@ def summarise(
     return summary
 
 
-def _scaling_law(analyses: dict[str, Analysis]) -> dict[str, Any]:
+def describe(problem: Problem) -> dict[str, Any]:
+    """What summary.json says of a problem itself."""
+    sizes = {f"num_{name}": num_examples(getattr(problem, name), name) for name in SETS}
+    return {
+        "vocab_size": problem.num_symbols,
+        "num_train": problem.num_train,
+        **sizes,
+        "facts": list(problem.facts),
+        "data": list(problem.data_lines),
+    }
+
+
+def summarise_curves(
+    problem: Problem, curves: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, Any]:
+    """What summary.json says of each set: by set, of the loss curves [T+1] by policy and set."""
+    sets: dict[str, Any] = {}
+    for name in SETS:
+        of_set = {policy: jnp.asarray(curves[policy][name]) for policy in POLICIES}
+        for policy, losses in of_set.items():
+            sets.setdefault(name, {})[policy] = {
+                "auc": number(losses[1:].mean()),
+                "final_loss": number(losses[-1]),
+                "compression_ratio": number(lljax.compression_ratio(losses, problem.num_symbols)),
+                **curve_facts.best(np.asarray(losses)),
+            }
+        sets[name]["acceleration_ratio"] = number(lljax.acceleration_ratio(*of_set.values()))
+        own_end = curve_facts.own_end(np.asarray(of_set["conventional"]))
+        sets[name]["conventional_reaches_at"] = own_end
+    return sets
+
+
+def fit_scaling_law(test: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The scaling laws of two test curves [T+1] by policy, for summary.json."""
     try:
-        laws = lljax.fit_scaling_laws([jnp.asarray(analyses[p]["test"]) for p in POLICIES])
+        laws = lljax.fit_scaling_laws([jnp.asarray(test[p]) for p in POLICIES])
     except ValueError:
         # A test curve that rises follows no power law; the report says so.
         return dict.fromkeys((*POLICIES, "improvement"))

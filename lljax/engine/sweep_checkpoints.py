@@ -3,14 +3,21 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
 from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged, digest
-from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.meta_gradient import Sweep
 from lljax.engine.progress import log
+
+
+class OuterCheckpoints(Protocol):
+    """Those of the outer steps, which may still be on their way to the disk."""
+
+    def wait(self) -> None:
+        """Until they are there."""
+        ...
 
 
 class SweepCheckpoints:
@@ -30,7 +37,7 @@ class SweepCheckpoints:
         self._last, self._took = time.monotonic(), 0.0
         self._owner: dict[str, Any] = {}
 
-    def save_at_times(self, outer_step: int, sweep: Sweep, outer: Checkpoints) -> None:
+    def save_at_times(self, outer_step: int, sweep: Sweep, outer: OuterCheckpoints) -> None:
         """Saves the sweep when it is time to; raises RunFailed if the disk does not take it."""
         started = time.monotonic()
         wait = max(self._every, 20 * self._took) if self._every else 0
@@ -46,7 +53,7 @@ class SweepCheckpoints:
         self._took = self._last - started
 
     def restore(
-        self, outer_step: int, policy: jax.Array, template: Sweep, outer: Checkpoints
+        self, outer_step: int, policy: jax.Array, template: Sweep, outer: OuterCheckpoints
     ) -> Sweep | None:
         """The saved sweep of this outer step and policy; None when there is none that is intact.
 

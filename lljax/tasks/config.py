@@ -60,10 +60,19 @@ class InnerConfig:
     sqrt(T) when not given, which needs the least memory when states are recomputed."""
     microbatch_size: int | None = None
     """Training examples handled at once inside a step; all of them when not given."""
+    batch_size: int | None = None
+    """B, training examples of a step, for a policy.family that is not dense; all when not given."""
+    desired_batch_size: int | None = 64
+    """Desired examples that are drawn for the objective at each step of a run on mini-batches; all
+    of them when not given."""
+    schedule: Literal["constant", "warmup_cosine"] = "constant"
+    """The learning rate over the inner steps: constant, or up over the first tenth of the steps and
+    then down to 0 along a cosine."""
 
     def __post_init__(self) -> None:
         check_fields(self, "inner")
         require_counts("inner", self, "num_steps", "segments", "microbatch_size")
+        require_counts("inner", self, "batch_size", "desired_batch_size")
         require_positive("inner.learning_rate", self.learning_rate)
         norm = self.clip_norm  # its square has to be a number in float32
         fits = norm is None or 1e-18 <= norm <= 1e18
@@ -109,12 +118,20 @@ class OuterConfig:
     over-fitting a small desired set. 0 is the paper's objective."""
     patience: int | None = 20
     """Stop when the validation AUC has not improved for this many outer steps."""
+    runs: int = 4
+    """R, of a policy.family that is not dense: training runs whose mean an outer step goes by, each
+    with an initialisation and an order of its own, drawn anew at every outer step."""
+    validation_runs: int = 4
+    """Runs on which the policies are compared: the same for all of them."""
+    validate_every: int = 4
+    """Outer steps from one comparison to the next; the last one is compared too."""
     checkpoint_seconds: float = 60.0
     """Least seconds between two checkpoints inside an outer step; 0: after each segment."""
 
     def __post_init__(self) -> None:
         check_fields(self, "outer")
         require_counts("outer", self, "num_steps", "check_every", "patience")
+        require_counts("outer", self, "runs", "validation_runs", "validate_every")
         # Files are named by six digits.
         require(self.num_steps < 10**6, "outer.num_steps", "below 1,000,000", self.num_steps)
         rate = self.learning_rate
@@ -141,6 +158,34 @@ class OuterConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """What is optimised: the weights themselves, or fewer numbers that they are made of."""
+
+    family: Literal["dense", "static", "group", "scheduled", "scorer"] = "dense"
+    """dense: a weight for every example at every step, in one full-batch run, as in the paper. The
+    others hold for any run: static, a weight an example; group, one a group (data.group);
+    scheduled, rows of weights that are interpolated over the steps; scorer, a function of the
+    example, which weighs unseen ones too."""
+    rows: int = 4
+    """Of scheduled: S rows of weights, by group where there are groups, else by example."""
+    scorer: Literal["distilled", "end_to_end"] = "distilled"
+    """A scorer is fitted to the static weights that are found first, or optimised itself."""
+    explore: float = 0.5
+    """Share of each batch that is drawn uniformly while the policy is optimised, so that examples
+    with little weight are seen too; the others are drawn by weight."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "policy")
+        require_counts("policy", self, "rows")
+        share = self.explore
+        require(0.01 <= share <= 1, "policy.explore", "in [0.01, 1]", share)
+
+    @property
+    def is_dense(self) -> bool:
+        return self.family == "dense"
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """What every experiment has; a task's own config adds the rest, most often `data`."""
 
@@ -148,6 +193,7 @@ class ExperimentConfig:
     """Of data and initial parameters."""
     inner: InnerConfig = InnerConfig()
     outer: OuterConfig = OuterConfig()
+    policy: PolicyConfig = PolicyConfig()
     trackers: tuple[str, ...] = ()
     """Where the metrics go beside metrics.jsonl: tensorboard, wandb (offline), or the MODULE:CLASS
     of a tracker of your own."""
@@ -161,30 +207,77 @@ class ExperimentConfig:
             "given with outer.check_every, which leaves out whole micro-batches, e.g. 32",
             self.inner.microbatch_size,
         )
+        self._check_family()
+
+    def _check_family(self) -> None:
+        family, batch_size = self.policy.family, self.inner.batch_size
+        if self.policy.is_dense:
+            require(
+                batch_size is None,
+                "policy.family",
+                "static, group, scheduled or scorer with an inner.batch_size: a dense policy has a "
+                "weight for all examples at every step of one full-batch run",
+                family,
+            )
+            return
+        require(
+            self.outer.check_every is None,
+            "outer.check_every",
+            f"left out with policy.family {family}: it is of dense policies",
+            self.outer.check_every,
+        )
+        require(
+            self.outer.train_share == 0,
+            "outer.train_share",
+            f"0 with policy.family {family}: runs that were not optimised on choose the policy",
+            self.outer.train_share,
+        )
+        require(
+            not self.outer.smoothing,
+            "outer.smoothing",
+            f"0 with policy.family {family}, which has no weights of single steps",
+            self.outer.smoothing,
+        )
+        rows = self.policy.rows
+        require(
+            family != "scheduled" or rows <= self.inner.num_steps,
+            "policy.rows",
+            f"at most inner.num_steps ({self.inner.num_steps})",
+            rows,
+        )
 
 
 def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
     """The optimiser of the training run."""
+    rate: optax.ScalarOrSchedule = config.learning_rate
+    if config.schedule == "warmup_cosine":
+        warm_up = max(1, config.num_steps // 10)
+        rate = optax.warmup_cosine_decay_schedule(
+            config.learning_rate / warm_up, config.learning_rate, warm_up, config.num_steps
+        )
     match config.optimizer:
         case "sgd":
-            optimizer = optax.sgd(config.learning_rate)
+            optimizer = optax.sgd(rate)
         case "momentum":
-            optimizer = optax.sgd(config.learning_rate, momentum=0.9)
+            optimizer = optax.sgd(rate, momentum=0.9)
         case "adamw":
             # Of the values tried, the smallest whose meta-gradients predict well everywhere.
-            optimizer = optax.adamw(config.learning_rate, eps_root=1e-6)
+            optimizer = optax.adamw(rate, eps_root=1e-6)
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer
 
 
-def meta_optimizer(config: OuterConfig) -> lljax.MetaOptimizer:
-    """The method that improves the policy."""
+def meta_optimizer(config: OuterConfig, explore: float = 0.0) -> lljax.MetaOptimizer:
+    """The method that improves the policy; `explore` of batches that are drawn by weight."""
     match config.method:
         case "projected_gradient":
             optimizer = lljax.projected_gradient(config.learning_rate)
         case "exponentiated_gradient":
             optimizer = lljax.exponentiated_gradient(
-                config.learning_rate, momentum=config.momentum, cutoff=config.cutoff
+                config.learning_rate,
+                momentum=config.momentum,
+                cutoff=config.cutoff,
+                explore=explore,
             )
     return lljax.smoothed(optimizer, config.smoothing) if config.smoothing else optimizer

@@ -13,11 +13,11 @@ from typing import Any
 import lljax
 from lljax.errors import UserError
 from lljax.field_types import check_fields
-from lljax.tasks import perceptron, text
+from lljax.tasks import arrays, perceptron, text
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import Experiment, Task
 
-TASKS: tuple[Task, ...] = (perceptron.TASK, text.TASK)
+TASKS: tuple[Task, ...] = (perceptron.TASK, text.TASK, arrays.TASK)
 """The built-in ones; a config file finds its task by the type of its config."""
 
 _NO_FOLDERS = ("", "..", "table.json", "table.txt")  # the last are what a sweep writes beside them

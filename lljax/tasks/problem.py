@@ -6,7 +6,7 @@ import json
 import numbers
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -74,6 +74,7 @@ class Problem:
       origins: where the training examples come from, for `lljax export`; None: not known.
       featurize: what a scorer sees of examples, (batch of B) -> [B, F], a NumPy array or a sparse
         matrix of SciPy; None: the task has no scorer.
+      files: further files that a run keeps, by name: what other data are made into examples with.
       data_lines: what became of the data, in sentences: said before anything is computed, in the
         plan and in the report.
       show_example: how the n-th training example is shown in the report: its text, a picture as
@@ -100,6 +101,7 @@ class Problem:
     group_names: tuple[str, ...] = ()
     origins: Origins | None = None
     featurize: Callable[[Batch], Any] | None = None
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     data_lines: tuple[str, ...] = ()
     show_example: Callable[[int], Shown] | None = None
     facts: tuple[str, ...] = ()

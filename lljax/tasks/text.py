@@ -176,6 +176,7 @@ def _build(config: TransformerConfig) -> Problem:
         group_names=names,
         origins=_origins(sequences, dealt.split.train),
         featurize=lambda batch: count_ngrams(np.asarray(batch.tokens)),
+        files=sequences.tokenizer.files(),
         data_lines=(*account.lines(), *account.warnings()),
         show_example=lambda n: sequences.tokenizer.decode(train[n].tolist()),
         facts=(f"vocabulary of {data.vocab_size}", account.short),

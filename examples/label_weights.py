@@ -1,6 +1,6 @@
 """Noisy labels: one weight for each of 512 examples, through mini-batch AdamW.
 
-    python examples/noisy_labels.py        # some 30 s on two CPU cores
+    python examples/label_weights.py        # some 30 s on two CPU cores
 
 40 % of the training labels are wrong, and 128 clean examples say what is to be learnt. The weights
 are the same at every step, in runs whose initialisation and order are drawn anew each time. Judged

@@ -1,0 +1,176 @@
+"""Training runs that keys draw: their initialisation and batches, and their meta-gradient."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax.draws import draw_weights
+from lljax.engine.memory_plan import MemoryPlan
+from lljax.engine.meta_gradient import MetaGradient, Sweep
+from lljax.segments import OBJECTIVE
+from lljax.tasks.config import ExperimentConfig
+from lljax.tasks.problem import PolicyProblem
+from lljax.types import Params, StepInputs, TrainState
+
+
+class Runs(NamedTuple):
+    """R training runs."""
+
+    params: Params  # [R, ...] theta_0 of each
+    inputs: StepInputs  # weights, index [T, R, B], desired_index [T+1, R, K']
+
+
+class RunSource:
+    """Draws runs of a problem, and hands their gradient on to what weights are made of."""
+
+    def __init__(self, config: ExperimentConfig, problem: PolicyProblem):
+        inner = config.inner
+        self._num_steps, self._batch_size = inner.num_steps, inner.batch_size
+        self._problem, self._explore = problem, config.policy.explore
+        self._num_desired = len(jax.tree.leaves(problem.objective)[0])
+        chosen = inner.desired_batch_size
+        self._desired_size = None if chosen is None or chosen >= self._num_desired else chosen
+        self.draw = jax.jit(self._draw, static_argnames="explore")
+        self.to_shares = jax.jit(self._to_shares)
+
+    def _draw(self, shares: jax.Array, keys: jax.Array, explore: float | None = None) -> Runs:
+        """Runs under the distributions `shares` [S, N], one for each of the keys [R]."""
+        explore = self._explore if explore is None else explore
+
+        def one(key: jax.Array) -> tuple[Params, StepInputs]:
+            init, order, desired = jax.random.split(key, 3)
+            make = self._problem.init_params
+            params = self._problem.params if make is None else make(init)
+            if self._batch_size is None:
+                num_rows = shares.shape[0]
+                weights = lljax.scheduled_weights(shares, num_steps=self._num_steps)
+                assert weights.shape[0] == self._num_steps or num_rows == 1
+                inputs = StepInputs(weights)
+            else:
+                inputs = lljax.draw_batches(
+                    shares,
+                    order,
+                    num_steps=self._num_steps,
+                    batch_size=self._batch_size,
+                    explore=explore,
+                )
+            index = None
+            if self._desired_size is not None:
+                shape = self._num_steps + 1, self._desired_size
+                index = jax.random.randint(desired, shape, 0, self._num_desired)
+            return params, StepInputs(inputs.weights, inputs.index, desired_index=index)
+
+        params, inputs = jax.vmap(one)(keys)
+        return Runs(params, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), inputs))
+
+    def _to_shares(
+        self, shares: jax.Array, index: jax.Array | None, slopes: jax.Array
+    ) -> jax.Array:
+        """The mean gradient in `shares` [S, N], of slopes [T, R, B] in the weights of runs."""
+
+        def weights_of(shares: jax.Array) -> jax.Array:
+            if index is None:
+                weights = lljax.scheduled_weights(shares, num_steps=self._num_steps)
+                return jnp.broadcast_to(weights[:, None], slopes.shape)
+            of_run = functools.partial(draw_weights, explore=self._explore)
+            return jax.vmap(of_run, in_axes=(None, 1), out_axes=1)(shares, index)
+
+        _, pull = jax.vjp(weights_of, shares)
+        return pull((slopes / slopes.shape[1]).astype(shares.dtype))[0]
+
+
+class DrawnGradient(MetaGradient):
+    """The meta-gradient of R runs at once, in segments; its `policy` are `Runs`."""
+
+    def __init__(
+        self, problem: PolicyProblem, config: ExperimentConfig, plan: MemoryPlan, source: RunSource
+    ):
+        inner = config.inner
+        segments = lljax.build_segments(
+            problem.loss_fn,
+            problem.optimizer,
+            desired_loss_fn=problem.desired_loss_fn,
+            memory=plan.within_segment,
+            microbatch_size=inner.microbatch_size,
+            second_order=problem.second_order,
+        )
+        uniform = jax.ShapeDtypeStruct((1, problem.num_train), np.float32)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.outer.runs))
+        self._template = jax.eval_shape(source.draw, uniform, keys)
+        rows = jax.tree.map(lambda _: 1, self._template.inputs)
+        none = None, None
+        self._start = jax.jit(jax.vmap(segments.start, in_axes=(0, *none, self._desired_axis)))
+        forward = jax.vmap(
+            lambda *given: tuple(segments.forward(*given)),
+            in_axes=(0, rows, *none),
+            out_axes=(0, 1, 0),
+        )
+        self._forward = jax.jit(lambda *given: lljax.ForwardSegment(*forward(*given)))
+        self._start_backward = jax.jit(
+            jax.vmap(segments.start_backward, in_axes=(0, *none, self._desired_axis))
+        )
+
+        def backward(cotangent, kept, rows, loss_cotangents, data):
+            cotangent, slopes = segments.backward(cotangent, kept, rows, loss_cotangents, data)
+            return cotangent, slopes.weights
+
+        self._backward = jax.jit(jax.vmap(backward, in_axes=(0, 0, rows, *none), out_axes=(0, 1)))
+        self._backward_active = self._backward
+        self._active_set = False
+        self._plan = plan
+        self._data = problem.train, problem.desired
+        self._watched = {}
+        self._resident = {}
+        self.num_segments = len(plan.segments)
+        self.cost = (3, 8 if plan.resident else 11)
+
+    @property
+    def _desired_axis(self) -> int | None:
+        return None if self._template.inputs.desired_index is None else 0
+
+    def new_sweep(self) -> Sweep:
+        state, cotangent = self._trees
+        slopes = self._template.inputs.weights
+        return Sweep(
+            {OBJECTIVE: np.zeros((self._plan.num_steps + 1, slopes.shape[1]), np.float32)},
+            [np.zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
+            [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
+            np.zeros(slopes.shape, slopes.dtype),
+        )
+
+    def _begin(self, policy: Runs) -> tuple[TrainState, dict[str, jax.Array]]:
+        return self._start(policy.params, self._data, self._watched, self._desired_at(policy, 0))
+
+    def _rows(self, policy: Runs, steps: slice) -> StepInputs:
+        inputs = policy.inputs
+        desired = inputs.desired_index
+        return StepInputs(
+            inputs.weights[steps],
+            None if inputs.index is None else inputs.index[steps],
+            desired_index=None if desired is None else desired[steps.start : steps.stop + 1],
+        )
+
+    def _end(self, policy: Runs, state: TrainState, loss_cotangent: jax.Array) -> Any:
+        return self._start_backward(state, loss_cotangent, self._data, self._desired_at(policy, -1))
+
+    def _desired_at(self, policy: Runs, step: int) -> jax.Array | None:
+        desired = policy.inputs.desired_index
+        return None if desired is None else desired[step]
+
+    @functools.cached_property
+    def _trees(self) -> tuple[Any, Any]:
+        template = self._template
+        desired = template.inputs.desired_index
+        row = None if desired is None else jax.ShapeDtypeStruct(desired.shape[1:], desired.dtype)
+        state, _ = jax.eval_shape(self._start, template.params, self._data, {}, row)
+        cotangent = jax.eval_shape(self._start_backward, state, jnp.zeros(()), self._data, row)
+        return state, cotangent
+
+
+def run_keys(key: jax.Array, number: int, count: int) -> jax.Array:
+    """The keys of the runs of an outer step."""
+    return jax.random.split(jax.random.fold_in(key, number), count)

@@ -1,0 +1,100 @@
+"""What policies are worth: the loss curves of training runs that they were not optimised on.
+
+Such runs draw their batches by weight, as one trains on curated data, and the conventional ones
+uniformly. Losses are measured at some steps of a run only, on all examples of a set.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+import lljax
+from lljax.curation.drawn import RunSource, run_keys
+from lljax.engine.progress import AnalysisProgress
+from lljax.segments import OBJECTIVE
+from lljax.tasks.config import ExperimentConfig
+from lljax.tasks.problem import PolicyProblem
+from lljax.types import Batch
+
+MOST_MEASURED = 40  # steps of a run at which losses are measured
+VALIDATION, TEST = 1, 2  # what the keys of such runs are made of, beside the seed
+
+
+class Evaluation:
+    """Measures policies of one problem.
+
+    Attributes:
+      steps: the P+1 inner steps at which losses are measured, 0 and T among them.
+    """
+
+    def __init__(self, config: ExperimentConfig, problem: PolicyProblem, source: RunSource):
+        inner = config.inner
+        self._num_steps, self._seed = inner.num_steps, config.seed
+        self._problem, self._source = problem, source
+        stride = _stride(inner.num_steps)
+        self.steps = np.arange(0, inner.num_steps + 1, stride)
+        segments = lljax.build_segments(
+            problem.loss_fn,
+            problem.optimizer,
+            desired_loss_fn=problem.desired_loss_fn,
+            microbatch_size=inner.microbatch_size,
+            second_order=problem.second_order,
+            eval_every=stride,
+        )
+        none = None, None
+        self._start = jax.jit(jax.vmap(segments.start, in_axes=(0, *none)))
+
+        def advance(state: Any, rows: Any, data: Any, watched: Any) -> Any:
+            state, losses, _ = segments.forward(state, rows, data, watched)
+            return state, losses
+
+        axes = lljax.StepInputs(1, None if inner.batch_size is None else 1)  # type: ignore[arg-type]
+        self._advance = jax.jit(jax.vmap(advance, in_axes=(0, axes, *none)))
+
+    def keys(self, kind: int, count: int) -> jax.Array:
+        """Of runs that no outer step draws."""
+        return run_keys(jax.random.key(self._seed ^ 0x5EED), kind, count)
+
+    def curves(
+        self, shares: jax.Array, keys: jax.Array, sets: tuple[str, ...], label: str
+    ) -> dict[str, np.ndarray]:
+        """The mean loss on some of the problem's sets, at the measured steps, by run: [R, P+1]."""
+        runs = self._source.draw(shares, keys, explore=0.0)
+        batches: Mapping[str, Batch] = {name: getattr(self._problem, name) for name in sets}
+        first, *_ = sets
+        data = self._problem.train, batches[first]
+        watched = {name: batch for name, batch in batches.items() if name != first}
+        state, losses = self._start(runs.params, data, watched)
+        seen = [losses]
+        inputs = lljax.StepInputs(runs.inputs.weights, runs.inputs.index)
+        with AnalysisProgress(label) as progress:
+            for begin, end in zip(self.steps[:-1], self.steps[1:], strict=True):
+                rows = jax.tree.map(lambda leaf, b=begin, e=end: leaf[b:e], inputs)
+                state, losses = self._advance(state, rows, data, watched)
+                seen.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], losses))
+                progress.update(int(end), self._num_steps)
+        stacked = {
+            name: np.stack([np.asarray(at[name]) for at in seen], axis=1) for name in seen[0]
+        }
+        stacked[first] = stacked.pop(OBJECTIVE)
+        return stacked
+
+    def auc(self, curve: np.ndarray) -> np.ndarray:
+        """The mean over the steps 1 .. T of a curve [..., P+1], interpolated between them."""
+        return self.at_all_steps(curve)[..., 1:].mean(axis=-1)
+
+    def at_all_steps(self, curve: np.ndarray) -> np.ndarray:
+        """A curve [..., P+1] at all T+1 steps, linear between those that were measured."""
+        every = np.arange(self._num_steps + 1)
+        flat = curve.reshape(-1, curve.shape[-1])
+        rows = [np.interp(every, self.steps, row) for row in flat]
+        return np.stack(rows).reshape(*curve.shape[:-1], len(every))
+
+
+def _stride(num_steps: int) -> int:
+    """The smallest divisor of T with which a run is measured at `MOST_MEASURED` steps at most."""
+    least = math.ceil(num_steps / MOST_MEASURED)
+    return next(s for s in range(least, num_steps + 1) if num_steps % s == 0)

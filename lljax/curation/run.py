@@ -1,0 +1,159 @@
+"""One experiment over drawn runs, from config to artifacts."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lljax.artifacts import schema
+from lljax.artifacts.files import (
+    write_arrays,
+    write_atomically,
+    write_npy,
+    write_samples,
+    write_summary,
+)
+from lljax.curation import results
+from lljax.curation.drawn import RunSource
+from lljax.curation.evaluation import TEST, Evaluation
+from lljax.curation.families import Family, build_family, features_of
+from lljax.curation.loop import Curation, State
+from lljax.curation.results import Measured
+from lljax.curation.scorer import Scorer, fit_scorer, log_weights, shares_of
+from lljax.engine import summary
+from lljax.engine.claim import Claim
+from lljax.engine.memory_plan import MemoryPlan, plan_memory
+from lljax.engine.progress import log
+from lljax.engine.run import device_name, versions
+from lljax.engine.trackers import find_trackers, open_trackers
+from lljax.engine.workdir import Workdir
+from lljax.tasks.config import ExperimentConfig
+from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
+
+TEST_RUNS = 5
+
+
+def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
+    """Runs or continues an experiment in its workdir; everything but the report."""
+    config = experiment.config
+    makers = find_trackers(config.trackers)
+    problem = build_problem(experiment)
+    family = build_family(config, problem)
+    claim.compare_data(fingerprint(problem), problem.provenance)
+    plan = plan_runs(problem, config)
+    source = RunSource(config, problem)
+    evaluation = Evaluation(config, problem, source)
+    trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())
+    curation = Curation(
+        config, problem, family, source, evaluation, workdir, claim.run, plan, trackers
+    )
+    start = curation.find_start()
+    # Whatever refuses the run has done so, and left the folder as it was.
+    claim.settle()
+    workdir.reopen()
+    batch = config.inner.batch_size
+    log(
+        f"{experiment.task.name}, policy {config.policy.family}: {config.outer.runs} runs of "
+        f"T = {config.inner.num_steps} inner steps on "
+        f"{'all' if batch is None else f'batches of {batch}'} of N = {problem.num_train} training "
+        f"examples, {config.outer.num_steps} outer steps on {device_name()}; files in "
+        f"{workdir.root}"
+    )
+    state = curation.optimize(start)
+    workdir.check_present()
+    _write_results(experiment, problem, family, evaluation, workdir, curation, state)
+
+
+def plan_runs(problem: PolicyProblem, config: ExperimentConfig) -> MemoryPlan:
+    """The memory plan for R runs at once."""
+    return plan_memory(problem, config.inner, config.outer.runs)
+
+
+def _write_results(
+    experiment: Experiment,
+    problem: PolicyProblem,
+    family: Family,
+    evaluation: Evaluation,
+    workdir: Workdir,
+    curation: Curation,
+    state: State,
+) -> None:
+    config, started = experiment.config, time.monotonic()
+    scorer, features = _scorer(config, problem, family, state)
+    psi = np.asarray(state.best, np.float32)
+    shares = np.asarray(family.shares(state.best))
+    correlation = None
+    if scorer is not None:
+        scores = scorer(features)
+        if config.policy.scorer == "distilled":
+            correlation = float(np.corrcoef(scores, log_weights(shares[0]))[0, 1])
+            log(f"the scorer's correlation with the log-weights it is fitted to: {correlation:.2f}")
+        shares = shares_of(scores)[None]
+    policy = psi if scorer is None else shares[0]
+    policies = {
+        "conventional": np.full((1, problem.num_train), 1 / problem.num_train, np.float32),
+        "optimized": shares,
+    }
+    if (oracle := results.oracle_shares(problem)) is not None:
+        policies["oracle"] = oracle
+    keys = evaluation.keys(TEST, TEST_RUNS)
+    measured = {
+        name: _measure(evaluation, jnp.asarray(of), keys, f"fresh runs, {name}")
+        for name, of in policies.items()
+    }
+    write_npy(workdir.policy, policy)
+    num_steps = config.inner.num_steps
+    found = results.arrays(problem, shares, measured, num_steps)
+    write_arrays(workdir.root, found, num_steps)
+    samples = summary.samples(problem, np.broadcast_to(shares.mean(axis=0), (1, problem.num_train)))
+    if samples is not None:
+        write_samples(workdir.root, samples)
+    results.write_examples(workdir.root, problem, shares, scorer, features)
+    if scorer is not None:
+        scorer.save(workdir.root / schema.SCORER_FILE)
+    for name, content in problem.files.items():
+        write_atomically(workdir.root / name, content)
+    lines = curation.metrics
+    optimize = sum(line["seconds"] for line in lines)
+    evaluate = time.monotonic() - started
+    numbers = results.summarise(problem, shares, measured)
+    numbers["runs"]["scorer_correlation"] = correlation
+    facts: dict[str, Any] = {
+        **summary.made_by(),
+        "task": experiment.task.name,
+        "family": config.policy.family,
+        "seed": config.seed,
+        "device": device_name(),
+        "versions": versions(),
+        "inner_steps": num_steps,
+        "outer_steps": lines[-1]["outer_step"],
+        "best_outer_step": int(state.best_step),
+        "seconds": {
+            "optimize": round(optimize, 2),
+            "evaluate": round(evaluate, 2),
+            "total": round(optimize + evaluate, 2),
+        },
+    }
+    workdir.write_metrics(lines)
+    write_summary(workdir.root, facts | numbers)
+
+
+def _scorer(
+    config: ExperimentConfig, problem: PolicyProblem, family: Family, state: State
+) -> tuple[Scorer | None, Any]:
+    """(the scorer of the best policy, what it sees); (None, None) for another family."""
+    if config.policy.family != "scorer":
+        return None, None
+    features = features_of(problem)
+    if config.policy.scorer == "end_to_end":
+        return Scorer(np.asarray(state.best, np.float32), 0.0, 0.0), features
+    log("fitting the scorer")
+    return fit_scorer(features, np.asarray(family.shares(state.best))[0]), features
+
+
+def _measure(evaluation: Evaluation, shares: jax.Array, keys: jax.Array, label: str) -> Measured:
+    curves = evaluation.curves(shares, keys, results.SETS, label)
+    return Measured({name: evaluation.at_all_steps(curve) for name, curve in curves.items()})

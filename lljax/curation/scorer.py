@@ -1,0 +1,95 @@
+"""A scorer: log-weights as a linear function of what an example looks like.
+
+It is fitted to the weights that were found for the training examples, and weighs unseen ones too.
+"""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lljax.artifacts.files import write_atomically
+
+LEAST, MOST = 0.02, 50.0
+"""Of the weights that a scorer is fitted to, uniform being 1; beyond them differences are noise."""
+_PENALTIES = 10.0 ** np.arange(-3, 4)
+
+
+class Columns(NamedTuple):
+    """A sparse matrix [N, F] with as many places in every row."""
+
+    where: np.ndarray  # [N, M] int32, columns; those that are filled up have the value 0
+    values: np.ndarray  # [N, M] float32
+    size: int  # F
+
+    @classmethod
+    def of(cls, features: Any) -> "Columns":
+        """From a NumPy array or a sparse matrix of SciPy."""
+        import scipy.sparse
+
+        matrix = scipy.sparse.csr_matrix(features)
+        counts = np.diff(matrix.indptr)
+        most = max(int(counts.max(initial=0)), 1)
+        where = np.zeros((matrix.shape[0], most), np.int32)
+        values = np.zeros((matrix.shape[0], most), np.float32)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        places = np.arange(len(rows)) - np.repeat(matrix.indptr[:-1], counts)
+        where[rows, places], values[rows, places] = matrix.indices, matrix.data
+        return cls(where, values, matrix.shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """score = features @ weights + bias; exp(score) is about the weight, uniform being 1."""
+
+    weights: np.ndarray  # [F] float32
+    bias: float
+    penalty: float
+    """Of the regression, chosen by leaving examples out; 0 of one that was optimised itself."""
+
+    def __call__(self, features: Any) -> np.ndarray:
+        """[B, F] -> scores [B]."""
+        return np.asarray(features @ self.weights, np.float32) + np.float32(self.bias)
+
+    def save(self, path: Path) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, weights=self.weights, bias=self.bias, penalty=self.penalty)
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "Scorer":
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["weights"], float(arrays["bias"]), float(arrays["penalty"]))
+
+
+def fit_scorer(features: Any, shares: np.ndarray) -> Scorer:
+    """Ridge regression of log-weights on what examples look like.
+
+      min_v,b sum_n (v x_n + b - ln(N w_n))^2 + penalty |v|^2,  N w_n clipped to [LEAST, MOST]
+
+    The penalty is the one with the smallest error on examples that are left out one at a time.
+
+    Args:
+      features: [N, F], a NumPy array or a sparse matrix of SciPy.
+      shares: [N], on the simplex.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    targets = log_weights(shares)
+    ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)
+    return Scorer(np.asarray(ridge.coef_, np.float32), float(ridge.intercept_), float(ridge.alpha_))
+
+
+def log_weights(shares: np.ndarray) -> np.ndarray:
+    """ln(N w), clipped to what a scorer is fitted to: [N] float64."""
+    relative = np.asarray(shares, np.float64) * len(shares)
+    return np.log(np.clip(relative, LEAST, MOST))
+
+
+def shares_of(scores: np.ndarray) -> np.ndarray:
+    """The distribution over examples that scores make: softmax, [N] float32."""
+    scores = scores.astype(np.float64)
+    weights = np.exp(scores - scores.max())
+    return (weights / weights.sum()).astype(np.float32)

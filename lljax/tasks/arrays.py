@@ -1,0 +1,315 @@
+"""Tables and pictures: a small model of arrays that a user has, or of hand-written digits."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lljax.data import cache
+from lljax.errors import UserError
+from lljax.field_types import check_fields
+from lljax.tasks.config import (
+    ExperimentConfig,
+    InnerConfig,
+    OuterConfig,
+    PolicyConfig,
+    inner_optimizer,
+    require,
+    require_counts,
+)
+from lljax.tasks.problem import Origins, Problem, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lljax.data.arrays import Table
+
+SIZES = ("num_train", "num_desired", "num_validation", "num_test")
+_SHARES = {"num_test": 0.25, "num_validation": 0.1, "num_desired": 0.1}
+_OF_DESIRED = {"num_test": 0.5, "num_validation": 0.25, "num_desired": 0.25}
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraysData:
+    """Arrays of a file, dealt to the sets at random."""
+
+    path: str | None = None
+    """What to train on: an .npz or Parquet file, or its URL. When not given, the 1,797 pictures of
+    hand-written digits that scikit-learn has, with wrong labels."""
+    desired_path: str | None = None
+    """What the model is to be good at, in the same form: the desired, validation and test sets.
+    They are parts of data.path when not given."""
+    features: tuple[str, ...] = ("x",)
+    """An array [N, ...], or columns of numbers."""
+    labels: str = "y"
+    """An array or column [N]: whole numbers or texts are classes, other numbers are predicted."""
+    group: str | None = None
+    """An array or column [N] that names the group of each example."""
+    flipped: float | None = None
+    """Share of the training labels that is replaced by another class; 0.4 of the digits and 0 of a
+    file when not given."""
+    standardize: bool = True
+    """Whether each feature gets mean 0 and deviation 1 over the training set."""
+    num_train: int | None = None
+    """N; what the other sets leave when not given."""
+    num_desired: int | None = None
+    """K; a tenth when not given, of a desired_path a quarter."""
+    num_validation: int | None = None
+    """As many when not given."""
+    num_test: int | None = None
+    """A quarter when not given, of a desired_path half."""
+    cache_dir: str | None = None
+    """For downloads; $XDG_CACHE_HOME/lljax or ~/.cache/lljax when not given."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data")
+        require_counts("data", self, *SIZES)
+        share = self.flipped
+        require(share is None or 0 <= share <= 1, "data.flipped", "in [0, 1]", share)
+        require(bool(self.features), "data.features", "at least one name", self.features)
+
+    @property
+    def flipped_share(self) -> float:
+        if self.flipped is None:
+            return 0.0 if self.path else 0.4
+        return self.flipped
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraysModel:
+    """The model."""
+
+    kind: Literal["linear", "mlp", "cnn"] = "mlp"
+    """linear; mlp, hidden layers with ReLU; cnn, 3 x 3 convolutions on pictures."""
+    width: int = 64
+    """Of hidden layers, or channels of convolutions."""
+    num_layers: int = 1
+    """Hidden layers, or convolutions."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model")
+        require_counts("model", self, "width", "num_layers")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraysConfig(ExperimentConfig):
+    """Which examples of a table or of pictures to train on."""
+
+    inner: InnerConfig = InnerConfig(
+        num_steps=100,
+        learning_rate=0.01,
+        optimizer="adamw",
+        schedule="warmup_cosine",
+        batch_size=50,
+        desired_batch_size=None,
+    )
+    outer: OuterConfig = OuterConfig(num_steps=40, learning_rate=0.1, momentum=0.5, train_share=0.0)
+    policy: PolicyConfig = PolicyConfig(family="static")
+    model: ArraysModel = ArraysModel()
+    data: ArraysData = ArraysData()
+
+
+def _build(config: ArraysConfig) -> Problem:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from lljax.data.progress import log
+    from lljax.models.small import Examples, Small, build_init, loss_of
+
+    data = config.data
+    rng = np.random.Generator(np.random.PCG64(config.seed))
+    table, desired = _read(data)
+    indices = _deal(data, len(table.x), None if desired is None else len(desired.x), rng)
+    others = table if desired is None else desired
+    y, of_others, classes = _labels(table.y, others.y)
+    num_classes = len(classes)
+    train_y = y[indices["train"]]
+    flipped = _flip(train_y, data.flipped_share, num_classes, rng)
+    shown_y = np.where(flipped >= 0, flipped, train_y) if num_classes else train_y
+    x = table.x[indices["train"]]
+    mean, deviation = np.zeros(x.shape[1:]), np.ones(x.shape[1:])
+    if data.standardize:
+        mean, deviation = x.mean(axis=0), x.std(axis=0)
+        deviation = np.where(deviation > 1e-6, deviation, 1)
+
+    def examples(features: np.ndarray, labels: np.ndarray) -> Examples:
+        scaled = ((features - mean) / deviation).astype(np.float32)
+        kind = np.int32 if num_classes else np.float32
+        return Examples(jnp.asarray(scaled), jnp.asarray(labels.astype(kind)))
+
+    sets = {
+        name: examples(others.x[indices[name]], of_others[indices[name]])
+        for name in ("desired", "validation", "test")
+    }
+    train = examples(x, shown_y)
+    if config.model.kind == "cnn":
+        require(
+            x.ndim in (3, 4),
+            "model.kind",
+            f"linear or mlp: a cnn needs pictures [H, W] or [H, W, C], and an example has shape "
+            f"{x.shape[1:]}",
+            config.model.kind,
+        )
+    model = Small(outputs=max(num_classes, 1), **dataclasses.asdict(config.model))
+    init = build_init(model, train.x[:1])
+    lines = _lines(table, desired, {name: len(found) for name, found in indices.items()})
+    for line in lines:
+        log(line)
+    groups, names = _groups(table, indices["train"])
+    rows = indices["train"]
+    return Problem(
+        loss_fn=loss_of(model, bool(num_classes)),
+        optimizer=inner_optimizer(config.inner),
+        params=jax.jit(init)(jax.random.key(config.seed)),
+        train=train,
+        desired=sets["desired"],
+        validation=sets["validation"],
+        test=sets["test"],
+        num_symbols=max(num_classes, 2),
+        perturbed=flipped >= 0 if (flipped >= 0).any() else None,
+        init_params=init,
+        groups=groups,
+        group_names=names,
+        origins=Origins(
+            document=np.arange(len(rows)),
+            place=np.zeros(len(rows), np.int64),
+            texts=None,
+            sources=[table.source] * len(rows),
+            offsets=rows.astype(np.int64),
+            groups=[None] * len(rows) if groups is None else [names[g] for g in groups],
+        ),
+        featurize=lambda batch: _features(np.asarray(batch.x), np.asarray(batch.y), num_classes),
+        data_lines=lines,
+        show_example=_shower(x, shown_y, classes),
+        facts=(f"{num_classes} classes" if num_classes else "regression",),
+        provenance="the arrays (data.path, or another version of scikit-learn)",
+    )
+
+
+def _read(data: ArraysData) -> "tuple[Table, Table | None]":
+    from lljax.data.arrays import read_digits, read_table
+
+    folder = cache.default_folder() if data.cache_dir is None else Path(data.cache_dir)
+
+    def read(path: str, setting: str) -> "Table":
+        return read_table(path, setting, data.features, data.labels, data.group, folder)
+
+    if data.path is None:
+        require(data.desired_path is None, "data.path", "given with data.desired_path", None)
+        require(data.group is None, "data.group", "left out: digits have no groups", data.group)
+        return read_digits(), None
+    table = read(data.path, "data.path")
+    desired = None if data.desired_path is None else read(data.desired_path, "data.desired_path")
+    if desired is not None and desired.x.shape[1:] != table.x.shape[1:]:
+        raise UserError(
+            f"data.desired_path: an example has shape {desired.x.shape[1:]}, and one of data.path "
+            f"{table.x.shape[1:]}. Both need the same features."
+        )
+    return table, desired
+
+
+def _deal(
+    data: ArraysData, total: int, of_desired: int | None, rng: Any
+) -> "dict[str, np.ndarray]":
+    """Row numbers of each set, at random; those of a desired file count in that file."""
+    pool = total if of_desired is None else of_desired
+    shares = _SHARES if of_desired is None else _OF_DESIRED
+    sizes = {
+        name: getattr(data, name) or max(1, int(pool * share)) for name, share in shares.items()
+    }
+    order = rng.permutation(pool)
+    found, start = {}, 0
+    for name, size in sizes.items():
+        found[name.removeprefix("num_")] = order[start : start + size]
+        start += size
+    rest = order[start:] if of_desired is None else rng.permutation(total)
+    wanted = data.num_train or len(rest)
+    if start > pool or wanted > len(rest) or not len(rest):
+        raise UserError(
+            f"data.num_train, num_desired, num_validation and num_test ask for {wanted}, "
+            + ", ".join(str(size) for size in reversed(sizes.values()))
+            + f" examples, but there are {total}"
+            + ("" if of_desired is None else f" and {of_desired} desired ones")
+            + ". Lower them, or give more."
+        )
+    return {"train": rest[:wanted], **found}
+
+
+def _labels(y: "np.ndarray", others: "np.ndarray") -> "tuple[np.ndarray, np.ndarray, list[str]]":
+    """(labels of both tables, the names of their classes); no names where numbers are predicted."""
+    import numpy as np
+
+    if y.dtype.kind == "f" and not (np.mod(y, 1) == 0).all():
+        if others.dtype.kind not in "biuf":
+            raise UserError("data.labels are numbers in data.path and texts in data.desired_path.")
+        return y.astype(np.float32), others.astype(np.float32), []
+    as_texts = y.dtype.kind not in "biuf"
+    both = [of.astype(str) if as_texts else of.astype(np.int64) for of in (y, others)]
+    classes, numbers = np.unique(np.concatenate(both), return_inverse=True)
+    if len(classes) < 2:
+        raise UserError(f"data.labels are all {classes[0]}: there is nothing to learn.")
+    return numbers[: len(y)], numbers[len(y) :], [str(name) for name in classes]
+
+
+def _flip(y: "np.ndarray", share: float, num_classes: int, rng: Any) -> "np.ndarray":
+    """Another class for a share of the labels, -1 for those that stay."""
+    import numpy as np
+
+    found = np.full(len(y), -1, np.int64)
+    if not share:
+        return found
+    require(num_classes > 0, "data.flipped", "0 where numbers are predicted", share)
+    chosen = rng.permutation(len(y))[: round(share * len(y))]
+    found[chosen] = (y[chosen] + rng.integers(1, num_classes, len(chosen))) % num_classes
+    return found
+
+
+def _features(x: "np.ndarray", y: "np.ndarray", num_classes: int) -> "np.ndarray":
+    """What a scorer sees: the features, for each class apart, so that it can tell a wrong label."""
+    import numpy as np
+
+    flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1), np.float32)], axis=1)
+    if not num_classes:
+        return np.concatenate([flat, flat * y[:, None], np.square(y)[:, None]], axis=1)
+    spread = np.zeros((len(x), num_classes, flat.shape[1]), np.float32)
+    spread[np.arange(len(x)), y] = flat
+    return spread.reshape(len(x), -1)
+
+
+def _groups(table: "Table", rows: "np.ndarray") -> "tuple[np.ndarray | None, tuple[str, ...]]":
+    import numpy as np
+
+    if table.groups is None:
+        return None, ()
+    names, groups = np.unique(table.groups[rows], return_inverse=True)
+    return groups.astype(np.int32), tuple(names.tolist())
+
+
+def _lines(table: "Table", desired: "Table | None", sizes: dict[str, int]) -> tuple[str, ...]:
+    sets = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+    also = "" if desired is None else f", and {len(desired.x):,} of {desired.source}"
+    form = " x ".join(map(str, table.x.shape[1:]))
+    return (
+        f"arrays: {len(table.x):,} examples of {table.source}{also}, {form} features each; "
+        f"{sum(sizes.values()):,} used ({sets})",
+    )
+
+
+def _shower(x: "np.ndarray", y: "np.ndarray", classes: list[str]) -> Any:
+    import numpy as np
+
+    def label(n: int) -> str:
+        return f"label {classes[y[n]] if classes else y[n]}"
+
+    if x.ndim == 3 or (x.ndim == 4 and x.shape[-1] == 3):
+        low, high = float(x.min()), float(x.max())
+        return lambda n: ((x[n] - low) / max(high - low, 1e-12), label(n))
+
+    def text(n: int) -> str:
+        values = np.array2string(x[n].ravel()[:12], precision=3, separator=", ")
+        return f"{label(n)}; {values}"
+
+    return text
+
+
+TASK = Task("arrays", ArraysConfig, _build, free_settings=("data.cache_dir",))
