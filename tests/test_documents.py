@@ -111,6 +111,29 @@ def test_whole_documents_are_kept_where_they_suffice(settings):
     assert deal(sequences, seed=0, **sizes)[1:] == (0, 0)
 
 
+def test_desired_documents_and_those_to_train_on_stay_apart(settings, tmp_path):
+    (tmp_path / "wanted.txt").write_text("<|endoftext|>".join(STORIES[:40]))
+    sequences = load_sequences(settings(desired_path=str(tmp_path / "wanted.txt"), context=8))
+    limit = sequences.text.num_train
+    dealt = split_sequences(
+        sequences,
+        seed=3,
+        num_train=None,
+        num_desired=None,
+        num_validation=None,
+        num_test=9,
+        num_train_documents=limit,
+    )
+    assert sorted(dealt.train) == [*np.flatnonzero(sequences.document < limit)]
+    assert len(dealt.test) == 9
+    for indices in dealt[1:]:
+        owners = set(sequences.document[indices])
+        assert min(owners) >= limit
+        shown = sequences.tokenizer.decode(sequences.tokens[indices[0]].tolist())
+        assert any(shown in story for story in STORIES[:40])
+    assert not set(sequences.document[dealt.test]) & set(sequences.document[dealt.desired])
+
+
 def test_a_long_document_is_encoded_as_if_in_one_call():
     """It goes to sentencepiece in pieces; where they end must not change a token."""
     tokenizer = train_tokenizer(STORIES, 300)

@@ -1,7 +1,7 @@
 """What policies are worth: the loss curves of training runs that they were not optimised on.
 
 Such runs draw their batches by weight, as one trains on curated data, and the conventional ones
-uniformly. Losses are measured at some steps of a run only, on all examples of a set.
+uniformly. Losses are measured at some steps of a run only, on the first examples of a set.
 """
 
 import math
@@ -19,7 +19,8 @@ from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Batch
 
-MOST_MEASURED = 40  # steps of a run at which losses are measured
+MOST_MEASURED = 25  # steps of a run at which losses are measured
+MOST_EXAMPLES = 512  # of a set on which they are
 VALIDATION, TEST = 1, 2  # what the keys of such runs are made of, beside the seed
 
 
@@ -63,7 +64,10 @@ class Evaluation:
     ) -> dict[str, np.ndarray]:
         """The mean loss on some of the problem's sets, at the measured steps, by run: [R, P+1]."""
         runs = self._source.draw(shares, keys, explore=0.0)
-        batches: Mapping[str, Batch] = {name: getattr(self._problem, name) for name in sets}
+        batches: Mapping[str, Batch] = {
+            name: jax.tree.map(lambda leaf: leaf[:MOST_EXAMPLES], getattr(self._problem, name))
+            for name in sets
+        }
         first, *_ = sets
         data = self._problem.train, batches[first]
         watched = {name: batch for name, batch in batches.items() if name != first}

@@ -83,7 +83,7 @@ def take_files(setting: str, value: str, settings: TextSettings, taken: Taken) -
     folder = settings.cache_folder / "downloads"
     found = places.find(value, setting, folder, settings.max_bytes)
     taken.fetched = found.fetched
-    reading = settings.reading(found.are_many)
+    reading = settings.reading(setting, found.are_many)
     budgets = _budgets(found.files, settings.max_bytes)
     carried = 0
     for place, budget in zip(found.files, budgets, strict=True):
@@ -147,7 +147,7 @@ def library_documents(
 ) -> Iterator[tuple[Document, str, str]]:
     """(document, name of the text, what divides it) of the manual or a data set."""
     name = "manual" if value is None else value.removeprefix(places.CATALOGUE)
-    separator = settings.reading(are_many=False).mark
+    separator = settings.reading(setting, are_many=False).mark
     for number, text in enumerate(_library_texts(setting, value, settings)):
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         plain = PlainText(iter([text]), separator, settings.context, settings.max_bytes)

@@ -89,12 +89,12 @@ class TextSettings:
         desired = [("data.desired_path", self.desired_path)] if self.desired_path else []
         return [first, *desired]
 
-    def reading(self, are_many: bool) -> Reading:
-        """How files are read."""
+    def reading(self, setting: str, are_many: bool) -> Reading:
+        """How the files of a setting are read: those of data.desired_path have no groups."""
         return Reading(
             self.field,
             self.chat_template,
-            self.group,
+            None if setting == "data.desired_path" else self.group,
             self.separator,
             self.encoding,
             self.context,

@@ -11,7 +11,7 @@ _LARGEST_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of one document in a set; 
 _SETS = ("test", "validation", "desired", "train")
 DESIRED_SHARES = {"test": 0.25, "validation": 0.25, "desired": 0.5}
 """Of the desired text, where numbers are not given; where there is one text, of a quarter of it."""
-MOST_DESIRED = {"test": 512, "validation": 256, "desired": 1024}
+MOST_DESIRED = {"test": 512, "validation": 256, "desired": 512}
 """More is not taken without being asked for."""
 
 
@@ -76,19 +76,26 @@ def deal(
 ) -> Deal:
     """As `split_sequences`, with what had to be cut."""
     counts = np.bincount(sequences.document)
+    starts = np.cumsum(counts) - counts  # windows of a document stand together
     wanted = {name: numbers[f"num_{name}"] for name in _SETS}
     if num_train_documents is None:
         total = int(counts.sum())
         sizes = {name: int(total * share / 4) for name, share in DESIRED_SHARES.items()}
-        return _deal_all(counts, _given(wanted, sizes), seed, "the text")
+        return _deal_all(starts, counts, _given(wanted, sizes), seed, "the text")
     is_train = np.arange(len(counts)) < num_train_documents
     of_desired = np.where(is_train, 0, counts)
     total = int(of_desired.sum())
     sizes = {name: int(total * share) for name, share in DESIRED_SHARES.items()}
     desired = {name: wanted[name] for name in DESIRED_SHARES}
-    others = _deal_all(of_desired, _given(desired, sizes), seed, "the text of data.desired_path")
+    others = _deal_all(
+        starts, of_desired, _given(desired, sizes), seed, "the text of data.desired_path"
+    )
     train = _deal_all(
-        np.where(is_train, counts, 0), {"train": wanted["train"]}, seed, "the text of data.path"
+        starts,
+        np.where(is_train, counts, 0),
+        {"train": wanted["train"]},
+        seed,
+        "the text of data.path",
     )
     return Deal(
         others.split._replace(train=train.split.train),
@@ -107,8 +114,9 @@ def _given(wanted: Mapping[str, int | None], sizes: Mapping[str, int]) -> dict[s
     }
 
 
-def _deal_all(counts: np.ndarray, wanted: Mapping[str, int | None], seed: int, text: str) -> Deal:
-    starts = np.cumsum(counts) - counts  # windows of a document stand together
+def _deal_all(
+    starts: np.ndarray, counts: np.ndarray, wanted: Mapping[str, int | None], seed: int, text: str
+) -> Deal:
     for share in _LARGEST_SHARES:
         sets = _deal(starts, counts, wanted, share, seed)
         if set(sets) == set(wanted):

@@ -112,7 +112,7 @@ def stream_documents(
                 yield document, name
         return
     found = places.find(value, setting, settings.cache_folder / "downloads", 1 << 62)
-    reading = settings.reading(found.are_many)
+    reading = settings.reading(setting, found.are_many)
     for place in found.files:
         where = f"{setting}: {place.name}"
         try:

@@ -9,6 +9,7 @@ from lljax.tasks.config import (
     ExperimentConfig,
     InnerConfig,
     OuterConfig,
+    PolicyConfig,
     inner_optimizer,
     meta_optimizer,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "ExperimentConfig",
     "InnerConfig",
     "OuterConfig",
+    "PolicyConfig",
     "Problem",
     "Task",
     "inner_optimizer",

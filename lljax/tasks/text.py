@@ -27,7 +27,7 @@ class TextData(TextSettings):
     """N, training sequences; all that there are for None."""
     num_desired: int | None = 512
     """K, desired sequences: those in the objective; for None half of the desired text, at most
-    1024."""
+    512."""
     num_validation: int | None = 512
     """Desired sequences that choose the best outer step; for None a quarter, at most 256."""
     num_test: int | None = 512

@@ -1,0 +1,97 @@
+"""Rows to a file, a batch at a time: JSON lines, CSV, Parquet or ArrayRecord.
+
+The file appears under its name when all is written; what a kill leaves has another name.
+"""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lljax.artifacts.failures import cannot_write
+
+Format = Literal["jsonl", "csv", "parquet", "arrayrecord"]
+ENDINGS: Mapping[Format, str] = {
+    "jsonl": ".jsonl",
+    "csv": ".csv",
+    "parquet": ".parquet",
+    "arrayrecord": ".array_record",
+}
+
+
+class Writer(Protocol):
+    def __call__(self, rows: Sequence[Mapping[str, Any]], /) -> None:
+        """Writes rows, all with the same columns."""
+        ...
+
+
+@contextlib.contextmanager
+def open_writer(path: Path, form: Format, columns: Mapping[str, type]) -> Iterator[Writer]:
+    """A writer of rows.
+
+    Args:
+      path: the file, replaced when the context is left without an exception.
+      form: its format; an ArrayRecord holds one JSON object a record.
+      columns: the type of each, int, float or str; a value may be None.
+
+    Raises:
+      RunFailed: the disk does not take it; the old file is as it was.
+    """
+    part = path.with_name(f".{path.name}.part")
+    openers = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "arrayrecord": _array_record}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with openers[form](part, columns) as write:
+            yield write
+        os.replace(part, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _jsonl(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda rows: file.writelines(
+            json.dumps(row, ensure_ascii=False) + "\n" for row in rows
+        )
+
+
+@contextlib.contextmanager
+def _csv(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        yield writer.writerows
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pyarrow.Table.from_pylist(list(rows), schema))
+
+
+@contextlib.contextmanager
+def _array_record(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+
+    def write(rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            writer.write(json.dumps(row, ensure_ascii=False).encode())
+
+    try:
+        yield write
+    finally:
+        writer.close()
