@@ -7,6 +7,8 @@ if process.is_command():
     process.begin()
 # isort: on
 
+from typing import TYPE_CHECKING, Any
+
 from lljax.compression import acceleration_ratio, compression_ratio
 from lljax.draws import draw_batches
 from lljax.learning_law import (
@@ -67,7 +69,20 @@ from lljax.stochastic_loop import OptimizedOverRuns, optimize_over_runs
 from lljax.types import LossAuc, LossAucInfo, LossFn, MetaOptimizer, StepInputs
 from lljax.unroll import unroll
 
+if TYPE_CHECKING:
+    from lljax.curation.loaded import load_run
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`load_run` comes when it is asked for: it is of the commands, not of the core."""
+    if name == "load_run":
+        from lljax.curation.loaded import load_run
+
+        return load_run
+    raise AttributeError(f"module 'lljax' has no attribute {name!r}")
+
 
 __all__ = [
     "ForwardSegment",
@@ -110,6 +125,7 @@ __all__ = [
     "known_parameters",
     "known_slopes",
     "learned_weight_counts",
+    "load_run",
     "optimality_gap",
     "optimize_over_runs",
     "optimize_policy",

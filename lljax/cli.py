@@ -1,4 +1,4 @@
-"""The command line: `lljax run`, `sweep`, `plan` and `report`.
+"""The command line: `lljax run`, `sweep`, `plan`, `report`, and those of `curation_flags`.
 
 Only reading the command line is here; `commands` has what the commands do. Packages are imported
 where they are used, so that help is quick and a missing one is named.
@@ -7,7 +7,6 @@ where they are used, so that help is quick and a missing one is named.
 import contextlib
 import difflib
 import inspect
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import lljax
-from lljax import failures, interrupt, streams
+from lljax import curation_flags, failures, interrupt, streams
 from lljax.errors import RunFailed, UserError
 from lljax.failures import in_words
+from lljax.flags import read_flags, without_tilde
 from lljax.safe_text import printable, without_secrets
 
 USAGE = """\
@@ -28,6 +28,9 @@ usage: lljax COMMAND ...
   lljax sweep CONFIG [--workdir DIR] [flags] several runs, and the table that compares them
   lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
   lljax report DIR [--pdf]                   draw the report of a finished run again
+  lljax export DIR [--format F] [flags]      the documents of a run, ranked by weight or sampled
+  lljax score DIR --data.path P [flags]      weigh documents that the run has not seen
+  lljax transfer DIR [flags]                 does it help a larger model, fresh runs, other data?
   lljax help [COMMAND], lljax version        this text or a command's own, the version
 
 CONFIG is a Python file, or the name of a config that lljax comes with: `lljax run` lists them. A
@@ -76,7 +79,15 @@ def _leave(status: int) -> NoReturn:
 
 def call(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit status."""
-    commands = {"run": _run, "sweep": _sweep, "plan": _plan, "report": _report}
+    commands = {
+        "run": _run,
+        "sweep": _sweep,
+        "plan": _plan,
+        "report": _report,
+        "export": curation_flags.export,
+        "score": curation_flags.score,
+        "transfer": curation_flags.transfer,
+    }
     if arguments and arguments[0] == "help" and len(arguments) > 1:
         arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -155,54 +166,19 @@ def _parse(
 
     # The usage line names the config that the values shown belong to.
     named = [] if arguments[0].startswith("-") else [arguments[0]]
-    config, path = _read_flags(
+    config, path = read_flags(
         with_workdir if place else without_workdir,
         prog=printable(without_secrets(" ".join(["lljax", command, *named]))),
         description=inspect.getdoc(purpose),
         arguments=arguments,
     )
-    path = _without_tilde(path)
+    path = without_tilde(path)
     if str(path).encode(errors="replace") != os.fsencode(path):
         raise UserError(
             f"--workdir {path} is no UTF-8 text, which checkpoints need. Take another name; where "
             f"it is the locale that has no such letters, PYTHONUTF8=1 helps."
         )
     return config, path
-
-
-def _read_flags(function: Any, arguments: Sequence[str], **settings: Any) -> Any:
-    """What tyro reads from a command line.
-
-    Raises:
-      UserError: a value is refused by its config.
-      SystemExit: after help, or tyro's own words on a wrong flag, which repeat nothing that must
-        not be shown.
-    """
-    import tyro
-
-    fit_to_show = [printable(without_secrets(argument)) for argument in arguments]
-    words = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(words):
-            return tyro.cli(function, args=list(arguments), **settings)
-    except SystemExit as end:
-        refusal = end.__context__
-        while refusal is not None:
-            if isinstance(refusal, UserError):
-                raise refusal from None
-            refusal = refusal.__context__
-        if not end.code or fit_to_show == list(arguments):
-            print(words.getvalue(), end="", file=sys.stderr)
-            raise
-    return tyro.cli(function, args=fit_to_show, **settings)  # wrong in the same way
-
-
-def _without_tilde(path: Path) -> Path:
-    """The path with ~ expanded, which a shell leaves alone in --workdir=~/x and within quotes."""
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{path} cannot be found: {error}") from error
 
 
 def _default_workdir(name: str | None) -> str:
@@ -281,9 +257,9 @@ def _report(arguments: Sequence[str]) -> None:
         """
         return workdir, pdf
 
-    workdir, pdf = _read_flags(read, prog="lljax report", arguments=arguments)
+    workdir, pdf = read_flags(read, prog="lljax report", arguments=arguments)
     from lljax import commands
 
-    workdir = _without_tilde(workdir)
+    workdir = without_tilde(workdir)
     with in_words("report", workdir):
         print(printable(str(commands.report(workdir, pdf))))

@@ -48,6 +48,19 @@ def report(root: Path, pdf: bool = False) -> Path:
     return page
 
 
+def transfer(root: Path, experiment: Experiment, seeds: int) -> str:
+    """`lljax transfer`: trains other models on what a run found, draws its report again; a table.
+
+    Raises:
+      UserError: the run has no weights for these data.
+    """
+    from lljax.curation import transfer as by_transfer
+
+    found = by_transfer.transfer(root, experiment, seeds)
+    report(root)
+    return by_transfer.in_words(found)
+
+
 def _draw(root: Path, pdf: bool = False) -> Path:
     from lljax.report.page import render  # matplotlib, jinja2: not needed before
 

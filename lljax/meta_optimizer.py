@@ -106,8 +106,7 @@ def exponentiated_gradient(
         do, and the cost can follow the support (`zero_weight` in `build_loss_auc`); an example
         comes back in the same way once its slope is below its row's mean.
       explore: e in [0, 1], for slopes that are estimated from batches of `draw_batches`. s_t^2 is
-        the variance under (1 - e) gamma + e / N: slopes of examples with much weight are known
-        well, and the noise in those of the others would count as many times their spread.
+        the variance under (1 - e) gamma + e / N, so that noise in slopes of little weight counts.
 
     Returns:
       A MetaOptimizer for arrays [..., N] whose rows are distributions, or a pytree of them.
@@ -116,9 +115,9 @@ def exponentiated_gradient(
     """
     checks.check_rate("learning_rate", learning_rate)
     checks.check_number("momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
+    checks.check_number("explore", explore, "a share in [0, 1]", lambda x: 0 <= x <= 1)
     expected = "a share of the uniform weight, in [0, 1)"
     checks.check_number("cutoff", cutoff, expected, lambda x: 0 <= x < 1)
-    checks.check_number("explore", explore, "a share in [0, 1]", lambda x: 0 <= x <= 1)
 
     def init(policy):
         check_rows(policy)
@@ -285,7 +284,7 @@ def _relative_slopes(
     policy: jax.Array, grad: jax.Array, known: jax.Array | None, cutoff: float, explore: float
 ) -> jax.Array:
     """The slopes minus their mean under the policy, in units of their spread; 0 where unknown."""
-    # An example that shares the largest slope is then above the mean in spite of rounding.
+    # An example with the largest slope is then above the mean in spite of rounding.
     if known is None:
         grad = grad - jnp.max(grad, axis=-1, keepdims=True)
     else:
@@ -295,7 +294,7 @@ def _relative_slopes(
     # Late rows have gradients whose squares underflow in float32.
     largest = jnp.max(jnp.abs(centred), axis=-1, keepdims=True)
     centred = centred / jnp.where(largest > 0, largest, 1)
-    drawn = (1 - explore) * policy + explore / policy.shape[-1] if explore else policy
+    drawn = (1 - explore) * policy + explore / policy.shape[-1]
     variance = jnp.sum(drawn * centred**2, axis=-1, keepdims=True)
     if cutoff:
         waits = (policy * policy.shape[-1] < cutoff) & (centred < 0)
@@ -303,7 +302,6 @@ def _relative_slopes(
         number = jnp.maximum(jnp.sum(waits, axis=-1, keepdims=True), 1)
         mean_square = waiting / number.astype(variance.dtype)
         variance = jnp.maximum(variance, mean_square / LARGEST_STEP**2)
-    # A row without spread is stationary already: nothing to divide, nothing to move.
     direction = jnp.where(variance == 0, 0, centred * jax.lax.rsqrt(variance))
     return direction if known is None else jnp.where(known, direction, 0)
 

@@ -13,7 +13,8 @@ from lljax.artifacts.files import write_atomically
 from lljax.curation.scorer import Scorer
 from lljax.engine import summary
 from lljax.engine.metrics import number
-from lljax.tasks.problem import Origins, PolicyProblem
+from lljax.tasks.origins import Origins
+from lljax.tasks.problem import PolicyProblem
 
 SETS = schema.SETS
 

@@ -8,6 +8,8 @@ text or settings never meet old windows. Windows that are not what was written a
 import dataclasses
 import functools
 import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ __all__ = [
     "deal",
     "load_sequences",
     "split_sequences",
+    "windows_of",
 ]
 
 _FORMAT = 2  # a change in how documents become windows, or are stored, needs a new number
@@ -96,7 +99,11 @@ def _fingerprint(documents: list[str], settings: TextSettings) -> str:
     """Of everything that determines the windows; how the documents were found does not."""
     digest = hashlib.sha256()
     if settings.tokenizer is not None:
-        digest.update(read_model(Path(settings.tokenizer)))
+        path = Path(settings.tokenizer).expanduser()
+        if path.is_dir():
+            digest.update(json.dumps(_load(path).kept).encode() + _load(path).model)
+        else:
+            digest.update(read_model(path))
     digest.update(f"|{_FORMAT}|{settings.tokenizer is not None}".encode())
     digest.update(f"|{settings.vocab_size}|{settings.context}".encode())
     for document in documents:
@@ -105,47 +112,96 @@ def _fingerprint(documents: list[str], settings: TextSettings) -> str:
     return digest.hexdigest()[:32]
 
 
+def _load(folder: Path) -> Tokenizer:
+    """The tokenizer that a run left in its workdir.
+
+    Raises:
+      TextError: there is none.
+    """
+    try:
+        return Tokenizer.load(folder)
+    except (OSError, ValueError, LookupError) as error:
+        raise TextError(
+            f"data.tokenizer: the folder {printable(str(folder))} holds no tokenizer of a run. "
+            f"Give the workdir of one, or a file such as tokenizer.model."
+        ) from error
+
+
 def _make_windows(text: Text, settings: TextSettings) -> Sequences:
     documents = text.documents
     if settings.tokenizer is not None:
-        path = Path(settings.tokenizer)
-        tokenizer = load_tokenizer(path, settings.vocab_size, documents)
+        path = Path(settings.tokenizer).expanduser()
+        if path.is_dir():
+            tokenizer = _load(path)
+        else:
+            tokenizer = load_tokenizer(path, settings.vocab_size, documents)
     else:
         tokenizer = train_tokenizer(documents, settings.vocab_size)
     width = settings.context + 1
-    least = max(2, width // 4)  # a shorter tail is mostly padding
-    windows: list[np.ndarray] = []
-    owners: list[np.ndarray] = []
-    longest = tokens = unknown = kept = 0
+    sizes = _Sizes()
     with Progress("tokenising", sum(map(len, documents)), " characters") as progress:
-        for index, ids in enumerate(tokenizer.encode_arrays(documents, progress.advance)):
-            longest = max(longest, len(ids))
-            whole, tail = divmod(len(ids), width)
-            rows = whole + (tail >= least)
-            padded = np.full(rows * width, PAD, np.int32)
-            used = ids[: rows * width]
-            padded[: len(used)] = used
-            windows.append(padded.reshape(rows, width))
-            owners.append(np.full(rows, index, np.int32))
-            tokens += len(ids)
-            kept += len(used)
-            unknown += int(np.count_nonzero(ids == UNK))
+        encoded = sizes.watch(tokenizer.encode_arrays(documents, progress.advance))
+        stacked, owners = windows_of(encoded, settings.context)
+    longest, tokens = sizes.longest, sizes.tokens
     if longest < width:
         raise TextError(
             f"data.context is {settings.context}, so a sequence has {width} tokens, but the "
             f"longest document of {text.parts[0].source} has {longest}. Lower data.context, or "
             f"check data.separator if the documents should be longer."
         )
-    stacked = np.concatenate(windows)
+    kept = int(np.count_nonzero(stacked != PAD))
     counts = TokenCounts(
         tokens=tokens,
-        unknown=unknown,
+        unknown=sizes.unknown,
         dropped=tokens - kept,
         padding=stacked.size - kept,
         sequences=len(stacked),
         length=width,
     )
-    return Sequences(stacked, np.concatenate(owners), tokenizer, text, counts)
+    return Sequences(stacked, owners, tokenizer, text, counts)
+
+
+class _Sizes:
+    """What is counted of documents on their way."""
+
+    longest = tokens = unknown = 0
+
+    def watch(self, encoded: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for ids in encoded:
+            self.longest = max(self.longest, len(ids))
+            self.tokens += len(ids)
+            self.unknown += int(np.count_nonzero(ids == UNK))
+            yield ids
+
+
+def windows_of(
+    encoded: Iterable[np.ndarray], context: int, every_document: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Consecutive windows of documents.
+
+    Args:
+      encoded: the ids of each document's tokens.
+      context: a window has one token more.
+      every_document: whether a document too short for a window gets one all the same.
+
+    Returns:
+      (windows [W, context + 1] int32, PAD behind the last token; the document of each [W] int32).
+    """
+    width = context + 1
+    least = max(2, width // 4)  # a shorter tail is mostly padding
+    windows: list[np.ndarray] = [np.empty((0, width), np.int32)]
+    owners: list[np.ndarray] = [np.empty(0, np.int32)]
+    for index, ids in enumerate(encoded):
+        whole, tail = divmod(len(ids), width)
+        rows = whole + (tail >= least)
+        if every_document and not rows and len(ids):
+            rows = 1
+        padded = np.full(rows * width, PAD, np.int32)
+        used = ids[: rows * width]
+        padded[: len(used)] = used
+        windows.append(padded.reshape(rows, width))
+        owners.append(np.full(rows, index, np.int32))
+    return np.concatenate(windows), np.concatenate(owners)
 
 
 @functools.cache

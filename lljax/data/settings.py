@@ -51,8 +51,9 @@ class TextSettings:
     vocab_size: int = 1000
     """Tokens, with those for padding and for unknown text."""
     tokenizer: str | None = None
-    """A sentencepiece model file (tokenizer.model), cut to its vocab_size most frequent tokens. One
-    is trained on the text when not given."""
+    """A sentencepiece model file (tokenizer.model), cut to its vocab_size most frequent tokens, or
+    the workdir of a run, whose tokenizer is taken as it is. One is trained on the text when not
+    given."""
     context: int = 64
     """Tokens a model reads; a sequence has one more, the last to predict."""
     cache_dir: str | None = None

@@ -55,6 +55,9 @@ def split_sequences(
     cannot fill every set, long ones are cut into pieces of consecutive windows, as long as the sets
     allow, and the pieces are dealt instead: any text with enough windows can fill the sets.
 
+    Where there is a desired text, the training set takes as few windows of each document as it can,
+    so that it is of as many documents as possible.
+
     Args:
       sequences: what `load_sequences` returns.
       seed: of the order of the documents.
@@ -96,12 +99,24 @@ def deal(
         {"train": wanted["train"]},
         seed,
         "the text of data.path",
+        _few_of_each(wanted["train"]),
     )
     return Deal(
         others.split._replace(train=train.split.train),
         others.cut_documents + train.cut_documents,
         max(others.piece, train.piece),
     )
+
+
+def _few_of_each(number: int | None) -> tuple[float, ...]:
+    """Shares of 1, 2, 4, ... windows of a document: so that as many documents as can be are used.
+
+    Weights of documents are wanted here, where a corpus may be larger than the set.
+    """
+    if number is None:
+        return (1.0,)
+    few = [2**k for k in range(number.bit_length()) if 2**k < number]
+    return (*(count / number for count in few), 1.0)
 
 
 def _given(wanted: Mapping[str, int | None], sizes: Mapping[str, int]) -> dict[str, int | None]:
@@ -115,9 +130,14 @@ def _given(wanted: Mapping[str, int | None], sizes: Mapping[str, int]) -> dict[s
 
 
 def _deal_all(
-    starts: np.ndarray, counts: np.ndarray, wanted: Mapping[str, int | None], seed: int, text: str
+    starts: np.ndarray,
+    counts: np.ndarray,
+    wanted: Mapping[str, int | None],
+    seed: int,
+    text: str,
+    shares: tuple[float, ...] = _LARGEST_SHARES,
 ) -> Deal:
-    for share in _LARGEST_SHARES:
+    for share in shares:
         sets = _deal(starts, counts, wanted, share, seed)
         if set(sets) == set(wanted):
             return Deal(_split(sets), 0, 0)
@@ -159,7 +179,7 @@ def _deal(
         most = counts[documents]
         used = len(documents)
         if number is not None:
-            most = np.minimum(most, max(1, int(number * share)))
+            most = np.minimum(most, max(1, int(number * share + 1e-9)))
             used = int(np.searchsorted(np.cumsum(most), number)) + 1 if number else 0
         if used > len(documents) or (number is None and not used):
             break

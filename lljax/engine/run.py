@@ -19,8 +19,8 @@ from lljax.engine import analysis, finished, summary
 from lljax.engine.analyses import Analyses
 from lljax.engine.claim import Claim
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
-from lljax.engine.meta_gradient import verify_offload
 from lljax.engine.metrics import Metrics
+from lljax.engine.offload_check import verify_offload
 from lljax.engine.optimization import Optimization
 from lljax.engine.progress import log
 from lljax.engine.trackers import find_trackers, open_trackers

@@ -16,7 +16,8 @@ from lljax.tasks.config import (
     require,
     require_counts,
 )
-from lljax.tasks.problem import Origins, Problem, Task
+from lljax.tasks.origins import Origins
+from lljax.tasks.problem import Problem, Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ import json
 import numbers
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -20,32 +20,12 @@ from lljax.errors import RunFailed, UserError, is_out_of_memory
 from lljax.loss_check import evaluate_losses
 from lljax.safe_text import printable, without_secrets
 from lljax.tasks.config import ExperimentConfig
+from lljax.tasks.origins import Origins
 from lljax.types import Batch, LossFn, Params, SecondOrder
 
 Shown = str | np.ndarray | tuple[np.ndarray, str]
 SETS = ("train", "desired", "validation", "test")
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
-
-
-@dataclasses.dataclass(frozen=True)
-class Origins:
-    """Where training examples come from: each is a piece of a document. D documents.
-
-    Attributes:
-      document: [N] int, which document each example is of.
-      place: [N] int, which of its pieces, counted from 0.
-      texts: the texts of the documents; None where they are no texts.
-      sources: a file's name for each document.
-      offsets: [D] int, the number of its record in the file, or its first character's.
-      groups: the group's name for each document; None where there is none.
-    """
-
-    document: np.ndarray
-    place: np.ndarray
-    texts: Sequence[str] | None
-    sources: Sequence[str]
-    offsets: np.ndarray
-    groups: Sequence[str | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

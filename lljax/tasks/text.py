@@ -8,7 +8,8 @@ from lljax.data.settings import TextSettings
 from lljax.errors import UserError
 from lljax.field_types import check_fields
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
-from lljax.tasks.problem import Origins, Problem, Task
+from lljax.tasks.origins import Origins
+from lljax.tasks.problem import Problem, Task
 from lljax.tasks.size import require_memory
 
 if TYPE_CHECKING:

@@ -1,0 +1,278 @@
+"""`lljax transfer`: does what a policy found help other models, on data that it has not seen?
+
+Models are trained conventionally, in fresh runs, on batches that are drawn uniformly, by weight,
+from a random subset as large as the weights' effective sample size, and, where it is known which
+examples are damaged, from the others alone. The desired, validation and test sets are the run's.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax.artifacts import schema
+from lljax.artifacts.files import write_json
+from lljax.artifacts.manifest import renew_report
+from lljax.curation import results
+from lljax.curation.drawn import RunSource
+from lljax.curation.evaluation import Evaluation
+from lljax.curation.loaded import Run, load_run
+from lljax.curation.results import Measured
+from lljax.curation.scorer import shares_of
+from lljax.engine.metrics import number
+from lljax.errors import UserError
+from lljax.tasks.config_file import TASKS
+from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
+
+ARMS = ("uniform", "curated", "random", "oracle")
+_KIND = 3  # of the keys of such runs: neither validation's nor test's
+
+
+class Cost(NamedTuple):
+    """Floating-point operations."""
+
+    finding: float
+    """The policy: all meta-gradients of the run."""
+    training: float
+    """One conventional run of the model here."""
+
+
+def default_experiment(workdir: Path) -> Experiment:
+    """The run's own experiment: its flags are the defaults of the command.
+
+    Raises:
+      UserError: the run's task is none of lljax's own, or its policy has no weights of examples.
+    """
+    run = load_run(workdir)
+    if run.summary.get("family", "dense") == "dense":
+        raise UserError(
+            f"{workdir} has a dense policy, whose weights belong to the steps of one run. Run with "
+            f"a --policy.family of static, group, scheduled or scorer."
+        )
+    task = next((task for task in TASKS if task.name == run.config["task"]), None)
+    if task is None:
+        raise UserError(
+            f"{workdir} is a run of the task {run.config['task']}, which lljax cannot build from "
+            f"the workdir alone: `lljax transfer` is for {', '.join(task.name for task in TASKS)}."
+        )
+    settings = {name: value for name, value in run.config.items() if name != "task"}
+    return Experiment(task, rebuild(task.config_type, settings))
+
+
+def rebuild(config_type: type, settings: Mapping[str, Any]) -> Any:
+    """A config from what config.json holds of it."""
+    defaults = config_type()
+    values = {}
+    for field in dataclasses.fields(config_type):
+        if field.name not in settings:
+            continue
+        value, default = settings[field.name], getattr(defaults, field.name)
+        is_section = dataclasses.is_dataclass(default) and isinstance(value, Mapping)
+        values[field.name] = rebuild(type(default), value) if is_section else value
+    return config_type(**values)
+
+
+def transfer(workdir: Path, experiment: Experiment, seeds: int = 5) -> dict[str, Any]:
+    """Trains models and writes transfer.json into the workdir; returns what it holds.
+
+    Args:
+      workdir: of a finished run.
+      experiment: the run's, with the model, the steps or the data that flags changed.
+      seeds: fresh runs of each arm.
+
+    Raises:
+      UserError: the data are others and the policy has no weights for them.
+    """
+    started = time.monotonic()
+    if seeds < 1:
+        raise UserError(f"--seeds must be at least 1; got {seeds}.")
+    run = load_run(workdir)
+    original = default_experiment(workdir)
+    config = experiment.config
+    is_unseen = config.data != original.config.data
+    if hasattr(config.data, "tokenizer"):
+        # The policy's vocabulary, whatever the data are.
+        data = dataclasses.replace(config.data, tokenizer=str(workdir))
+        config = dataclasses.replace(config, data=data)
+    problem = build_problem(experiment._replace(config=config))
+    shares = _shares(run, problem, is_unseen)
+    source = RunSource(config, problem)
+    evaluation = Evaluation(config, problem, source)
+    keys = evaluation.keys(_KIND, seeds)
+    arms = {
+        arm: _train(evaluation, arm_shares, keys, arm)
+        for arm, arm_shares in _arms(problem, shares, seeds).items()
+    }
+    cost = _cost(run, original, config, problem)
+    found = _numbers(evaluation, arms, cost)
+    found |= {
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
+        "num_train": problem.num_train,
+        "unseen_data": is_unseen,
+        "data": list(problem.data_lines),
+        "inner_steps": config.inner.num_steps,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    write_json(workdir / schema.TRANSFER_FILE, found)
+    renew_report(workdir)
+    return found
+
+
+def _shares(run: Run, problem: PolicyProblem, is_unseen: bool) -> np.ndarray:
+    """[S, N], the policy's distributions over the examples of a problem."""
+    if not is_unseen:
+        weights = run.data.example_weights.astype(np.float64)
+        if len(weights) != problem.num_train:
+            raise UserError(
+                f"the data are not those of the run: it had {len(weights)} training examples, and "
+                f"there are {problem.num_train} now. Put them back, or name others in --data.path."
+            )
+        return (weights / weights.sum())[None].astype(np.float32)
+    groups = run.summary.get("groups")
+    if run.summary.get("family") == "scorer" and problem.featurize is not None:
+        return shares_of(run.scorer()(problem.featurize(problem.train)))[None]
+    if groups is not None and problem.groups is not None:
+        before = groups["weight_share"]
+        of = {
+            name: ours / max(theirs, 1e-12)
+            for name, ours, theirs in zip(
+                groups["names"], before["optimized"], before["conventional"], strict=True
+            )
+        }
+        weights = np.array([of.get(name, 0.0) for name in problem.group_names])[problem.groups]
+        if weights.sum() > 0:
+            return (weights / weights.sum())[None].astype(np.float32)
+    raise UserError(
+        "the policy has no weights for other data: they need a scorer (--policy.family scorer), or "
+        "groups of the same names (--data.group)."
+    )
+
+
+def _arms(problem: PolicyProblem, shares: np.ndarray, seeds: int) -> dict[str, list[np.ndarray]]:
+    """The distributions of each arm, one for each seed."""
+    count = problem.num_train
+    effective = max(1, min(count, round(1 / float(np.square(shares.mean(axis=0)).sum()))))
+    rng = np.random.Generator(np.random.PCG64(effective))
+    random = []
+    for _ in range(seeds):
+        chosen = np.zeros(count, np.float32)
+        chosen[rng.permutation(count)[:effective]] = 1 / effective
+        random.append(chosen[None])
+    arms = {
+        "uniform": [np.full((1, count), 1 / count, np.float32)] * seeds,
+        "curated": [shares] * seeds,
+        "random": random,
+    }
+    oracle = results.oracle_shares(problem)
+    return arms if oracle is None else arms | {"oracle": [oracle] * seeds}
+
+
+def _train(evaluation: Evaluation, shares: list[np.ndarray], keys: jax.Array, arm: str) -> Measured:
+    """The loss curves of an arm: by set [R, T+1]."""
+    if all(one is shares[0] for one in shares):
+        curves = evaluation.curves(jnp.asarray(shares[0]), keys, results.SETS, f"training, {arm}")
+    else:
+        single = [
+            evaluation.curves(
+                jnp.asarray(one), keys[r : r + 1], results.SETS, f"training, {arm} {r + 1}"
+            )
+            for r, one in enumerate(shares)
+        ]
+        curves = {name: np.concatenate([of[name] for of in single]) for name in single[0]}
+    return Measured({name: evaluation.at_all_steps(curve) for name, curve in curves.items()})
+
+
+def _cost(run: Run, original: Experiment, config: Any, problem: PolicyProblem) -> Cost:
+    """Counted in forward passes: 3 of an example for a step, 11 for one of a meta-gradient."""
+    inner, outer = original.config.inner, original.config.outer
+    own = problem
+    if original.config.model != config.model:
+        own = build_problem(original)
+    size = inner.batch_size or own.num_train
+    desired = inner.desired_batch_size or len(jax.tree.leaves(own.desired)[0])
+    steps = run.summary["outer_steps"] * outer.runs * inner.num_steps
+    finding = steps * (11 * size + 4 * desired) * _forward_flops(own)
+    here = config.inner
+    batch = here.batch_size or problem.num_train
+    return Cost(finding, 3 * here.num_steps * batch * _forward_flops(problem))
+
+
+def _forward_flops(problem: PolicyProblem) -> float:
+    """Of one example, counted by the compiler."""
+    batch = jax.tree.map(lambda leaf: leaf[:8], problem.train)
+    compiled = jax.jit(problem.loss_fn).lower(problem.params, batch).compile()
+    analysis: Any = compiled.cost_analysis() or {}
+    return analysis.get("flops", np.nan) / len(jax.tree.leaves(batch)[0])
+
+
+def _numbers(evaluation: Evaluation, arms: dict[str, Measured], cost: Cost) -> dict[str, Any]:
+    uniform = arms["uniform"]
+    found: dict[str, Any] = {"steps": evaluation.steps.tolist(), "arms": {}}
+    mean = jnp.asarray(uniform.mean()["test"])
+    for arm, measured in arms.items():
+        curve = measured.mean()["test"]
+        found["arms"][arm] = {
+            "acceleration_ratio": number(lljax.acceleration_ratio(mean, jnp.asarray(curve))),
+            "acceleration_ratios": results.ratios(uniform, measured),
+            "final_losses": [number(loss) for loss in measured.curves["test"][:, -1]],
+            "auc": number(curve[1:].mean()),
+            "curve": [number(loss) for loss in curve[evaluation.steps]],
+        }
+    ratio = found["arms"]["curated"]["acceleration_ratio"]
+    saved = None if ratio is None else cost.training * (1 - 1 / ratio)
+    break_even = None
+    if saved is not None and np.isfinite(saved) and saved > 0:
+        break_even = number(cost.finding / saved)
+    found["flops"] = {
+        "finding": number(cost.finding),
+        "training": number(cost.training),
+        "saved": None if saved is None else number(saved),
+        "break_even_runs": break_even,
+    }
+    return found
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """What was found, as a table for a terminal and a sentence."""
+    lines = [f"{'trained on':<12}{'test AR':>9}{'of single runs':>22}{'final test loss':>18}"]
+    for arm in (arm for arm in ARMS if arm in found["arms"]):
+        of = found["arms"][arm]
+        ratios = [ratio for ratio in of["acceleration_ratios"] if ratio is not None]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "never"
+        if len(ratios) < len(of["acceleration_ratios"]) and ratios:
+            spread += ", some never"
+        losses = [loss for loss in of["final_losses"] if loss is not None]
+        final = f"{np.mean(losses):.4g}" if losses else "-"
+        ratio = of["acceleration_ratio"]
+        shown = "-" if ratio is None else f"{ratio:.2f}x"
+        lines.append(f"{arm:<12}{shown:>9}{spread:>22}{final:>18}")
+    return "\n".join([*lines, "", verdict(found)])
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Whether the curated data help, and when finding them pays."""
+    curated, random = (found["arms"][arm]["acceleration_ratios"] for arm in ("curated", "random"))
+    pairs = [(ours or 0.0, theirs or 0.0) for ours, theirs in zip(curated, random, strict=True)]
+    wins, above = sum(a > b for a, b in pairs), sum(a > 1 for a, _ in pairs)
+    flops, ratio = found["flops"], found["arms"]["curated"]["acceleration_ratio"]
+    if ratio is None or above < len(pairs) or ratio <= 1:
+        return (
+            f"The curated data do not help here: in {above} of {len(pairs)} fresh runs they are "
+            f"learnt faster than all data alike, and in {wins} faster than a random subset."
+        )
+    text = (
+        f"The curated data help in all {len(pairs)} fresh runs, and more than a random subset in "
+        f"{wins}. Finding them took {flops['finding']:.2g} FLOPs"
+    )
+    if flops["break_even_runs"] is None:
+        return f"{text}."
+    return (
+        f"{text}, and one such training run saves {flops['saved']:.2g} of {flops['training']:.2g}: "
+        f"it pays from {flops['break_even_runs']:.3g} runs of this size on."
+    )
