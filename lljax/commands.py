@@ -12,6 +12,7 @@ from lljax.artifacts.results import load_results
 from lljax.errors import RunFailed, StorageFailed, UserError
 from lljax.failures import in_words
 from lljax.report import sweep_table
+from lljax.report.curation import transfer_table
 from lljax.report.tables import summary_table
 from lljax.safe_text import printable, without_secrets
 from lljax.tasks.problem import Experiment
@@ -58,7 +59,7 @@ def transfer(root: Path, experiment: Experiment, seeds: int) -> str:
 
     found = by_transfer.transfer(root, experiment, seeds)
     report(root)
-    return by_transfer.in_words(found)
+    return transfer_table(found)
 
 
 def _draw(root: Path, pdf: bool = False) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lljax.artifacts import schema
+from lljax.artifacts.curation import check_transfer
 from lljax.artifacts.manifest import wrong_files
 from lljax.artifacts.reading import (
     Unreadable,
@@ -31,6 +32,7 @@ class Results:
         column that a line does not have; true is 1 and false is 0.
       summary: summary.json.
       arrays: analysis.npz. `law_steps` is always there.
+      transfer: transfer.json; empty where there is none.
       samples: samples.json; empty if the task does not show its training examples.
     """
 
@@ -39,6 +41,7 @@ class Results:
     summary: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
+    transfer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:
@@ -86,12 +89,14 @@ def load_results(workdir: Path) -> Results:
         raise UserError(f"{workdir} holds no summary.json: {state}. {CURE}")
     summary = _read_json(summary_path, schema.check_summary)
     samples_path = workdir / schema.SAMPLES_FILE
+    transfer_path = workdir / schema.TRANSFER_FILE
     results = Results(
         config,
         _read_metrics(workdir / schema.METRICS_FILE),
         summary,
         _read_arrays(workdir / schema.ARRAYS_FILE, summary["inner_steps"]),
         _read_json(samples_path, schema.check_samples) if samples_path.exists() else {},
+        _read_json(transfer_path, check_transfer) if transfer_path.exists() else {},
     )
     # After the form of each file, whose faults say more.
     for name in wrong_files(workdir, schema.RESULT_FILES) or ():

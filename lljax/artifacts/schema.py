@@ -32,11 +32,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lljax.artifacts.curation import OVER_RUNS
 from lljax.artifacts.fields import (
     COUNT,
     NUMBER,
     NUMBERS,
-    NUMBERS_LIST,
     OBJECT,
     PNG,
     REAL,
@@ -166,15 +166,7 @@ SUMMARY = (
     *(optional(f"num_{of}", WHOLE, f"examples of the {of} set") for of in SETS),
     optional("facts", TEXTS, "what the task says of itself, for the line under the title"),
     optional("data", TEXTS, "what became of the data, in sentences"),
-    optional("family", TEXT, "the family of the policy; absent: dense"),
-    optional("groups", OBJECT, "only if the training examples have groups"),
-    Field("groups.names", TEXTS, "their names"),
-    *(Field(f"groups.weight_share.{policy}", NUMBERS_LIST, "of each") for policy in POLICIES),
-    optional("runs", OBJECT, "of a family that is not dense: what single runs show"),
-    Field("runs.acceleration_ratios", NUMBERS_LIST, "on the test set, of each fresh run"),
-    optional("runs.oracle_acceleration_ratios", NUMBERS_LIST, "of weights that know the truth"),
-    optional("runs.effective_sample_size", NUMBER, "1 / sum of squared weights"),
-    optional("runs.scorer_correlation", NUMBER, "of a scorer, with the weights it is fitted to"),
+    *OVER_RUNS,
     optional("vocab_size", NUMBER, "|V|; 2 for a binary label"),
     optional("zero_weight_threshold", NUMBER, "a weight up to it counts as zero; uniform: 1"),
     *(

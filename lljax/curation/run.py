@@ -99,6 +99,7 @@ def _write_results(
     }
     if (oracle := results.oracle_shares(problem)) is not None:
         policies["oracle"] = oracle
+    (workdir.root / schema.TRANSFER_FILE).unlink(missing_ok=True)  # of another policy
     keys = evaluation.keys(TEST, TEST_RUNS)
     measured = {
         name: _measure(evaluation, jnp.asarray(of), keys, f"fresh runs, {name}")

@@ -30,7 +30,6 @@ from lljax.errors import UserError
 from lljax.tasks.config_file import TASKS
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
 
-ARMS = ("uniform", "curated", "random", "oracle")
 _KIND = 3  # of the keys of such runs: neither validation's nor test's
 
 
@@ -236,43 +235,3 @@ def _numbers(evaluation: Evaluation, arms: dict[str, Measured], cost: Cost) -> d
         "break_even_runs": break_even,
     }
     return found
-
-
-def in_words(found: Mapping[str, Any]) -> str:
-    """What was found, as a table for a terminal and a sentence."""
-    lines = [f"{'trained on':<12}{'test AR':>9}{'of single runs':>22}{'final test loss':>18}"]
-    for arm in (arm for arm in ARMS if arm in found["arms"]):
-        of = found["arms"][arm]
-        ratios = [ratio for ratio in of["acceleration_ratios"] if ratio is not None]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "never"
-        if len(ratios) < len(of["acceleration_ratios"]) and ratios:
-            spread += ", some never"
-        losses = [loss for loss in of["final_losses"] if loss is not None]
-        final = f"{np.mean(losses):.4g}" if losses else "-"
-        ratio = of["acceleration_ratio"]
-        shown = "-" if ratio is None else f"{ratio:.2f}x"
-        lines.append(f"{arm:<12}{shown:>9}{spread:>22}{final:>18}")
-    return "\n".join([*lines, "", verdict(found)])
-
-
-def verdict(found: Mapping[str, Any]) -> str:
-    """Whether the curated data help, and when finding them pays."""
-    curated, random = (found["arms"][arm]["acceleration_ratios"] for arm in ("curated", "random"))
-    pairs = [(ours or 0.0, theirs or 0.0) for ours, theirs in zip(curated, random, strict=True)]
-    wins, above = sum(a > b for a, b in pairs), sum(a > 1 for a, _ in pairs)
-    flops, ratio = found["flops"], found["arms"]["curated"]["acceleration_ratio"]
-    if ratio is None or above < len(pairs) or ratio <= 1:
-        return (
-            f"The curated data do not help here: in {above} of {len(pairs)} fresh runs they are "
-            f"learnt faster than all data alike, and in {wins} faster than a random subset."
-        )
-    text = (
-        f"The curated data help in all {len(pairs)} fresh runs, and more than a random subset in "
-        f"{wins}. Finding them took {flops['finding']:.2g} FLOPs"
-    )
-    if flops["break_even_runs"] is None:
-        return f"{text}."
-    return (
-        f"{text}, and one such training run saves {flops['saved']:.2g} of {flops['training']:.2g}: "
-        f"it pays from {flops['break_even_runs']:.3g} runs of this size on."
-    )

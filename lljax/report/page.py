@@ -24,6 +24,7 @@ from lljax.artifacts.schema import (
 )
 from lljax.errors import UserError
 from lljax.report import figures
+from lljax.report.curation import group_rows, is_over_runs, transfer_rows, transfer_sentence
 from lljax.report.sentences import (
     early_end_sentence,
     headline,
@@ -61,6 +62,8 @@ def render(workdir: Path | str, pdf: bool = False) -> Path:
     drawn: list[dict[str, Any]] = []
     left_out, files = [], {}
     for spec in figures.FIGURES:
+        if not spec.applies(summary):
+            continue
         reason = spec.reason_left_out(results)
         if reason is not None:
             left_out.append({"name": spec.name, "sentence": f"{spec.title}: left out, {reason}"})
@@ -136,7 +139,11 @@ def _fill_template(
         headline=headline(results),
         sets=list(set_rows(summary)),
         set_notes=_set_notes(summary),
-        law=law_rows(summary),
+        law=[] if is_over_runs(summary) else law_rows(summary),
+        groups=group_rows(summary),
+        data_lines=[without_secrets(_shown(line)) for line in summary.get("data") or []],
+        transfer=transfer_rows(results.transfer),
+        transfer_sentence=transfer_sentence(results.transfer) if results.transfer else "",
         law_steps=law_steps_sentence(results),
         scaling=scaling_rows(results),
         withheld=improvement(results)[1],

@@ -8,6 +8,7 @@ from typing import Any
 
 from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES
+from lljax.report.curation import is_over_runs, runs_sentences
 from lljax.report.words import POLICY_NAMES, acceleration, change, is_number, number, percent
 from lljax.scaling_law import (
     COEFFICIENTS,
@@ -160,6 +161,8 @@ def headline(results: Results) -> str:
     ]
     if summary.get("perturbed"):
         sentences.append(perturbed_sentence(summary["perturbed"]))
+    if is_over_runs(summary):
+        return " ".join([*sentences, *runs_sentences(summary)])
     law = summary["learning_law"]
     similarity, gap = (
         change(law["conventional"][key], law["optimized"][key])

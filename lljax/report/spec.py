@@ -1,7 +1,8 @@
 """What a figure of the report is."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -19,6 +20,7 @@ class FigureSpec:
       draw: makes the figure, within the report's style.
       caption: says what this run shows, in sentences.
       absent: why it is left out, as the end of a sentence.
+      applies: whether it is one of such a run, by its summary.json; else nothing is said of it.
       is_empty: whether the arrays are there but hold nothing to draw.
     """
 
@@ -29,6 +31,7 @@ class FigureSpec:
     caption: Callable[[Results], str]
     absent: str = "this run recorded no data for it."
     is_empty: Callable[[Results], bool] = lambda results: False
+    applies: Callable[[Mapping[str, Any]], bool] = lambda summary: True
 
     def reason_left_out(self, results: Results) -> str | None:
         missing = not set(self.needs) <= results.arrays.keys()

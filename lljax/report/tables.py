@@ -5,6 +5,7 @@ from typing import Any
 
 from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES, SETS
+from lljax.report.curation import is_over_runs, table_lines
 from lljax.report.sentences import acceleration_of, early_end, improvement, is_success, rise
 from lljax.report.words import POLICY_NAMES, acceleration, number, percent
 from lljax.safe_text import printable
@@ -58,13 +59,15 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         *_warnings(summary),
         "",
     ]
-    for key, label, meaning in _LAW_LINES:
+    for key, label, meaning in () if is_over_runs(summary) else _LAW_LINES:
         before, after = (number(summary["learning_law"][policy][key]) for policy in POLICIES)
         lines.append(f"{label:<16}{f'{before} -> {after}':<26}{meaning}")
     if summary.get("perturbed"):
         shares = (summary["perturbed"]["weight_share"][policy] for policy in POLICIES)
         before, after = (percent(share).replace("\u00a0", " ") for share in shares)
         lines.append(f"{'perturbed':<16}{before} -> {after} of the weight")
+    if is_over_runs(summary):
+        lines += map(in_ascii, table_lines(summary))
     return "\n".join(line.rstrip() for line in lines)
 
 

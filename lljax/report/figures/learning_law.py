@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
+from lljax.report.curation import is_of_steps
 from lljax.report.sentences import is_success, law_steps_sentence
 from lljax.report.spec import FigureSpec
 from lljax.report.style import BLUE, GREY, count_in_whole, panels, path_strokes, scale_losses
@@ -140,6 +141,7 @@ SIMILARITY_BY_LOSS = FigureSpec(
     ("path_similarity_curve", "path_desired_losses", "path_compression_ratio"),
     _draw_similarity,
     _similarity_caption,
+    applies=is_of_steps,
 )
 SIMILARITY_BY_RATIO = FigureSpec(
     "fig07_similarity_by_ratio",
@@ -147,6 +149,7 @@ SIMILARITY_BY_RATIO = FigureSpec(
     ("path_similarity", "path_compression_ratio"),
     _draw_law,
     lambda results: _path_caption(results, "path_similarity", "SIM"),
+    applies=is_of_steps,
 )
 EXCLUDED_EXAMPLES = FigureSpec(
     "fig08_excluded_examples",
@@ -154,4 +157,5 @@ EXCLUDED_EXAMPLES = FigureSpec(
     ("path_zero_weight_share", "path_zero_weight_curve", "path_compression_ratio"),
     _draw_excluded,
     _excluded_caption,
+    applies=is_of_steps,
 )

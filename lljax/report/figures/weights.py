@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES
+from lljax.report.curation import is_of_steps
 from lljax.report.sentences import perturbed_verdict
 from lljax.report.spec import FigureSpec
 from lljax.report.style import (
@@ -166,6 +167,7 @@ LEARNED_EXAMPLES = FigureSpec(
     _learned_caption,
     absent="no training example is perfectly learned (loss below 1e-6), as is usual for text.",
     is_empty=lambda results: not np.any(results.arrays["path_learned_counts"] > 0),
+    applies=is_of_steps,
 )
 POLICY_HEATMAP = FigureSpec(
     "fig10_policy_heatmap",
@@ -175,6 +177,7 @@ POLICY_HEATMAP = FigureSpec(
     _heatmap_caption,
     absent="no training example is contributive (CT > 0), or the run recorded none.",
     is_empty=lambda results: results.arrays["heatmap_weights"].size == 0,
+    applies=is_of_steps,
 )
 PERTURBED = FigureSpec(
     "fig12_perturbed",
@@ -184,4 +187,5 @@ PERTURBED = FigureSpec(
     _perturbed_caption,
     absent="the training set does not have both perturbed and clean examples.",
     is_empty=lambda results: len(np.unique(results.arrays["perturbed"] > 0)) < 2,
+    applies=is_of_steps,
 )
