@@ -237,9 +237,9 @@ def _plan(arguments: Sequence[str]) -> None:
     """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy."""
     experiment = _load(_config_name("plan", arguments, "get_config"))
     config, _ = _parse("plan", _plan, experiment.config, arguments, ("", ""))
-    from lljax.engine.plan import describe, plan_run
+    from lljax import commands
 
-    print(printable(describe(plan_run(experiment._replace(config=config)))))
+    print(printable(commands.plan(experiment._replace(config=config))))
 
 
 def _report(arguments: Sequence[str]) -> None:

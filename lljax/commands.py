@@ -49,6 +49,17 @@ def report(root: Path, pdf: bool = False) -> Path:
     return page
 
 
+def plan(experiment: Experiment) -> str:
+    """`lljax plan`: what a run will need, in words."""
+    if experiment.config.policy.is_dense:
+        from lljax.engine.plan import describe, plan_run
+
+        return describe(plan_run(experiment))
+    from lljax.curation import plan as over_runs
+
+    return over_runs.describe(over_runs.plan_run(experiment))
+
+
 def transfer(root: Path, experiment: Experiment, seeds: int) -> str:
     """`lljax transfer`: trains other models on what a run found, draws its report again; a table.
 

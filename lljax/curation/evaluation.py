@@ -5,6 +5,7 @@ uniformly. Losses are measured at some steps of a run only, on the first example
 """
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 import lljax
-from lljax.curation.drawn import RunSource, run_keys
+from lljax.curation.drawn import Runs, RunSource, run_keys
 from lljax.engine.progress import AnalysisProgress
 from lljax.segments import OBJECTIVE
 from lljax.tasks.config import ExperimentConfig
@@ -20,6 +21,7 @@ from lljax.tasks.problem import PolicyProblem
 from lljax.types import Batch
 
 MOST_MEASURED = 25  # steps of a run at which losses are measured
+_TIMED = 4  # stretches of steps that are timed
 MOST_EXAMPLES = 512  # of a set on which they are
 VALIDATION, TEST = 1, 2  # what the keys of such runs are made of, beside the seed
 
@@ -64,6 +66,21 @@ class Evaluation:
     ) -> dict[str, np.ndarray]:
         """The mean loss on some of the problem's sets, at the measured steps, by run: [R, P+1]."""
         runs = self._source.draw(shares, keys, explore=0.0)
+        state, advance, losses = self._begin(runs, sets)
+        seen = [losses]
+        with AnalysisProgress(label) as progress:
+            for begin, end in zip(self.steps[:-1], self.steps[1:], strict=True):
+                state, losses = advance(state, int(begin), int(end))
+                seen.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], losses))
+                progress.update(int(end), self._num_steps)
+        names = {OBJECTIVE: sets[0]}
+        return {
+            names.get(name, name): np.stack([np.asarray(at[name]) for at in seen], axis=1)
+            for name in seen[0]
+        }
+
+    def _begin(self, runs: Runs, sets: tuple[str, ...]) -> tuple[Any, Any, Any]:
+        """(first state, (state, begin, end) -> (state, losses), losses at the start)."""
         batches: Mapping[str, Batch] = {
             name: jax.tree.map(lambda leaf: leaf[:MOST_EXAMPLES], getattr(self._problem, name))
             for name in sets
@@ -72,19 +89,25 @@ class Evaluation:
         data = self._problem.train, batches[first]
         watched = {name: batch for name, batch in batches.items() if name != first}
         state, losses = self._start(runs.params, data, watched)
-        seen = [losses]
         inputs = lljax.StepInputs(runs.inputs.weights, runs.inputs.index)
-        with AnalysisProgress(label) as progress:
-            for begin, end in zip(self.steps[:-1], self.steps[1:], strict=True):
-                rows = jax.tree.map(lambda leaf, b=begin, e=end: leaf[b:e], inputs)
-                state, losses = self._advance(state, rows, data, watched)
-                seen.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], losses))
-                progress.update(int(end), self._num_steps)
-        stacked = {
-            name: np.stack([np.asarray(at[name]) for at in seen], axis=1) for name in seen[0]
-        }
-        stacked[first] = stacked.pop(OBJECTIVE)
-        return stacked
+
+        def advance(state: Any, begin: int, end: int) -> Any:
+            rows = jax.tree.map(lambda leaf: leaf[begin:end], inputs)
+            return self._advance(state, rows, data, watched)
+
+        return state, advance, losses
+
+    def seconds(self, shares: jax.Array, sets: tuple[str, ...]) -> float:
+        """How long one run takes, by its first stretches of steps."""
+        moments: list[float] = []
+        runs = self._source.draw(shares, self.keys(TEST, 1), explore=0.0)
+        state, advance, _ = self._begin(runs, sets)
+        for begin, end in list(zip(self.steps[:-1], self.steps[1:], strict=True))[:_TIMED]:
+            state, losses = advance(state, int(begin), int(end))
+            jax.block_until_ready(losses)
+            moments.append(time.monotonic())
+        last = np.diff(moments) if len(moments) > 1 else np.array([0.0])
+        return float(np.median(last)) * (len(self.steps) - 1)
 
     def auc(self, curve: np.ndarray) -> np.ndarray:
         """The mean over the steps 1 .. T of a curve [..., P+1], interpolated between them."""

@@ -18,6 +18,7 @@ from lljax.engine.analysis import law_steps, snapshot_steps
 from lljax.engine.memory_plan import MODES, MemoryPlan, num_bytes, plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.probe import measure_step, num_sweeps, step_flops
+from lljax.engine.units import count, duration, size
 from lljax.tasks.config import ExperimentConfig, meta_optimizer
 from lljax.tasks.problem import Experiment, build_problem
 
@@ -28,6 +29,7 @@ class RunPlan:
 
     Attributes:
       memory: how the run is cut and what is kept.
+      data_lines: what became of the data.
       num_params: scalars in theta.
       data_bytes: of all examples.
       policy_bytes: of one array [T, N].
@@ -43,6 +45,7 @@ class RunPlan:
     """
 
     memory: MemoryPlan
+    data_lines: tuple[str, ...]
     num_params: int
     data_bytes: int
     policy_bytes: int
@@ -108,6 +111,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
     batches = {id(b): b for b in (getattr(problem, n) for n in ("train", "objective", *SETS))}
     return RunPlan(
         memory=memory,
+        data_lines=problem.data_lines,
         num_params=sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
         data_bytes=num_bytes(list(batches.values())),
         policy_bytes=num_bytes(policy),
@@ -151,49 +155,33 @@ def describe(plan: RunPlan) -> str:
     memory = plan.memory
     meta = memory.num_steps * plan.step_flops
     lines = [
+        *plan.data_lines,
+        *([""] if plan.data_lines else []),
         f"parameters        {plan.num_params:,}; a state of the inner optimiser takes "
-        f"{_bytes(memory.state_bytes)}, the record of a step {_bytes(memory.record_bytes)}",
+        f"{size(memory.state_bytes)}, the record of a step {size(memory.record_bytes)}",
         f"inner steps       {memory.num_steps:,} in {len(memory.segments)} segments of "
         f"{memory.segment_length}",
-        f"arithmetic        {_count(plan.step_flops, 'FLOP')} an inner step, "
-        f"{_count(meta, 'FLOP')} a meta-gradient, "
-        f"{_count(meta * plan.num_outer_steps, 'FLOP')} in {plan.num_outer_steps} of them",
+        f"arithmetic        {count(plan.step_flops, 'FLOP')} an inner step, "
+        f"{count(meta, 'FLOP')} a meta-gradient, "
+        f"{count(meta * plan.num_outer_steps, 'FLOP')} in {plan.num_outer_steps} of them",
         "",
-        f"memory            budget for kept states: {_bytes(memory.budget_bytes)}",
+        f"memory            budget for kept states: {size(memory.budget_bytes)}",
         f"  {'strategy':<16}{'kept on the device':>20}{'peak on the device':>20}{'host':>12}",
     ]
     for mode in MODES:
         chosen = "  <- chosen" if mode == memory.mode else ""
         lines.append(
-            f"  {mode:<16}{_bytes(memory.device_bytes(mode)):>20}"
-            f"{_bytes(plan.peak_bytes(mode)):>20}{_bytes(memory.host_bytes(mode)):>12}{chosen}"
+            f"  {mode:<16}{size(memory.device_bytes(mode)):>20}"
+            f"{size(plan.peak_bytes(mode)):>20}{size(memory.host_bytes(mode)):>12}{chosen}"
         )
     lines += [
-        f"  the peak holds data ({_bytes(plan.data_bytes)}), policies and their gradients "
-        f"({_bytes(plan.policy_bytes)} each) and working memory ({_bytes(plan.sweep_bytes)})",
+        f"  the peak holds data ({size(plan.data_bytes)}), policies and their gradients "
+        f"({size(plan.policy_bytes)} each) and working memory ({size(plan.sweep_bytes)})",
         "",
-        f"time              {_seconds(plan.forward_seconds)} forward and "
-        f"{_seconds(plan.backward_seconds)} backward an inner step, measured",
-        f"  meta-gradient   {_seconds(plan.meta_gradient_seconds)}",
-        f"  analysis        {_seconds(plan.analysis_seconds)}, of {plan.num_analyses} policies",
-        f"  whole run       {_seconds(plan.run_seconds)}, if no outer step is taken back",
+        f"time              {duration(plan.forward_seconds)} forward and "
+        f"{duration(plan.backward_seconds)} backward an inner step, measured",
+        f"  meta-gradient   {duration(plan.meta_gradient_seconds)}",
+        f"  analysis        {duration(plan.analysis_seconds)}, of {plan.num_analyses} policies",
+        f"  whole run       {duration(plan.run_seconds)}, if no outer step is taken back",
     ]
     return "\n".join(lines)
-
-
-def _count(value: float, unit: str) -> str:
-    for prefix, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
-
-
-def _bytes(value: float) -> str:
-    return _count(value, "B")
-
-
-def _seconds(value: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if value >= 2 * size:
-            return f"{value / size:.3g} {unit}"
-    return f"{1000 * value:.{3 if value < 1 else 4}g} ms"
