@@ -32,7 +32,7 @@ def get_config() -> TransformerConfig:
             batch_size=32,
             desired_batch_size=32,
         ),
-        outer=OuterConfig(num_steps=16, learning_rate=0.1, momentum=0.5, train_share=0.0),
+        outer=OuterConfig(num_steps=8, learning_rate=0.4, momentum=0.5, train_share=0.0),
         policy=PolicyConfig(family="scorer"),
         model=TransformerModel(width=32, num_layers=1, num_heads=4, initialization="scaled"),
         data=TextData(

@@ -71,7 +71,9 @@ def run_without_report(workdir: Path, *flags) -> Path:
     with settings_of_a_user():
         config = tyro.cli(PerceptronConfig, args=arguments)
         with contextlib.redirect_stderr(io.StringIO()) as log:
-            engine.run(Experiment(perceptron.TASK, config), workdir, lambda root: root)
+            engine.run(
+                Experiment(perceptron.TASK, config), workdir, lambda root: root, engine.execute
+            )
     (workdir / "log.txt").write_text(log.getvalue())
     return workdir
 

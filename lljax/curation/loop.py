@@ -74,7 +74,8 @@ class Curation:
         self._sweeps = SweepCheckpoints(workdir.sweep, config.outer.checkpoint_seconds, run)
         self._shares = jax.jit(family.shares)
         self._pull = jax.jit(lambda psi, slopes: jax.vjp(family.shares, psi)[1](slopes)[0])
-        self._move = jax.jit(self._step)
+        self._move = jax.jit(family.optimizer.update)
+        self._averaged = jax.jit(_averaged)
         self._key = jax.random.key(config.seed)
 
     def find_start(self) -> Restored | None:
@@ -148,9 +149,14 @@ class Curation:
             desired_auc = float(sweep.sweep.objective)
         to_shares = self._source.to_shares
         of_shares = to_shares(self._shares(state.psi), runs.inputs.index, jnp.asarray(slopes))
-        gradient = self._pull(state.psi, of_shares)
+        improve = self._family.improve
+        gradient = of_shares if improve is not None else self._pull(state.psi, of_shares)
         if bool(is_finite(gradient)) and np.isfinite(desired_auc):
-            state = self._move(state, gradient, step)
+            if improve is not None:
+                moved = improve(state.psi, state.method, np.asarray(gradient))
+            else:
+                moved = self._move(gradient, state.method, state.psi)
+            state = self._averaged(state, *moved, step)
         else:
             log(f"warning: outer step {step} is left out: its meta-gradient is not finite")
         validation, best = None, False
@@ -158,15 +164,6 @@ class Curation:
             state, validation, best = self._compare(step, state)
         self._record(step, state, desired_auc, validation, best, started, checkpoints)
         return state
-
-    def _step(self, state: State, gradient: Any, step: jax.Array) -> State:
-        psi, method = self._family.optimizer.update(gradient, state.method, state.psi)
-        average = jax.tree.map(
-            lambda old, new: running_average(old, new, jnp.asarray(step), AVERAGING),
-            state.average,
-            psi,
-        )
-        return state._replace(psi=psi, method=method, average=average)
 
     def _compare(self, step: int, state: State) -> tuple[State, float, bool]:
         """Whether the iterate or the average is the best so far, and the lower AUC of the two."""
@@ -228,6 +225,16 @@ class Curation:
         self._trackers.log(step, line)
         checkpoints.save(step, state, self.metrics)
         log(_in_words(self.metrics, self._config.outer.num_steps))
+
+
+def _averaged(state: State, psi: Any, method: Any, step: jax.Array) -> State:
+    """The state after a step to psi."""
+    average = jax.tree.map(
+        lambda old, new: running_average(old, new, jnp.asarray(step), AVERAGING),
+        state.average,
+        psi,
+    )
+    return state._replace(psi=psi, method=method, average=average)
 
 
 def _in_words(lines: list[Metrics], total: int) -> str:

@@ -149,8 +149,12 @@ def _scorer(
     if config.policy.family != "scorer":
         return None, None
     features = features_of(problem)
-    if config.policy.scorer == "end_to_end":
-        return Scorer(np.asarray(state.best, np.float32), 0.0, 0.0), features
+    if config.policy.scorer == "boosted":
+        weights = np.asarray(state.best, np.float32)
+        scores = np.asarray(features @ weights, np.float64)
+        top = scores.max()
+        bias = float(-top - np.log(np.exp(scores - top).mean()))  # so that the mean weight is 1
+        return Scorer(weights, bias, 0.0), features
     log("fitting the scorer")
     return fit_scorer(features, np.asarray(family.shares(state.best))[0]), features
 

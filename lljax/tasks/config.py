@@ -168,8 +168,9 @@ class PolicyConfig:
     example, which weighs unseen ones too."""
     rows: int = 4
     """Of scheduled: S rows of weights, by group where there are groups, else by example."""
-    scorer: Literal["distilled", "end_to_end"] = "distilled"
-    """A scorer is fitted to the static weights that are found first, or optimised itself."""
+    scorer: Literal["boosted", "distilled"] = "boosted"
+    """A scorer is moved at every outer step by what of the slopes depends on how examples look, or
+    it is fitted to static weights that are found first."""
     explore: float = 0.5
     """Share of each batch that is drawn uniformly while the policy is optimised, so that examples
     with little weight are seen too; the others are drawn by weight."""
