@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def code(readme: Path) -> str:
-    found = re.search(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    section = readme.read_text(encoding="utf-8").partition("\n## Embed it\n")[2]
+    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert found
     return found.group(1)
 

@@ -81,7 +81,7 @@ def test_the_task_and_the_tracker_run_together(tmp_path, monkeypatch):
 def test_the_figure_is_found_and_drawn(tmp_path, monkeypatch):
     (tmp_path / "heaviest.py").write_text(*blocks_of("A figure"))
     monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(tmp_path)])
-    (spec,) = [spec for spec in figures.find_figures() if spec.name == "fig13_heaviest"]
+    (spec,) = [spec for spec in figures.find_figures() if spec.name == "fig14_heaviest"]
     arrays = {"total_weights": np.r_[np.full(10, 5.0), np.full(90, 0.5)]}
     results = Results({}, {}, {}, arrays, {})
     assert figures.encode_figure(figures.draw_figure(spec, results), "png").startswith(b"\x89PNG")

@@ -30,7 +30,7 @@ from lljax.errors import UserError
 from lljax.tasks.config_file import TASKS
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
 
-_KIND = 3  # of the keys of such runs: neither validation's nor test's
+KIND = 3  # of the keys of such runs: neither validation's nor test's
 
 
 class Cost(NamedTuple):
@@ -103,9 +103,9 @@ def transfer(workdir: Path, experiment: Experiment, seeds: int = 5) -> dict[str,
     shares = _shares(run, problem, is_unseen)
     source = RunSource(config, problem)
     evaluation = Evaluation(config, problem, source)
-    keys = evaluation.keys(_KIND, seeds)
+    keys = evaluation.keys(KIND, seeds)
     arms = {
-        arm: _train(evaluation, arm_shares, keys, arm)
+        arm: train(evaluation, arm_shares, keys, arm)
         for arm, arm_shares in _arms(problem, shares, seeds).items()
     }
     cost = _cost(run, original, config, problem)
@@ -172,7 +172,7 @@ def _arms(problem: PolicyProblem, shares: np.ndarray, seeds: int) -> dict[str, l
     return arms if oracle is None else arms | {"oracle": [oracle] * seeds}
 
 
-def _train(evaluation: Evaluation, shares: list[np.ndarray], keys: jax.Array, arm: str) -> Measured:
+def train(evaluation: Evaluation, shares: list[np.ndarray], keys: jax.Array, arm: str) -> Measured:
     """The loss curves of an arm: by set [R, T+1]."""
     if all(one is shares[0] for one in shares):
         curves = evaluation.curves(jnp.asarray(shares[0]), keys, results.SETS, f"training, {arm}")

@@ -1,0 +1,280 @@
+"""What curation gains: noisy labels, domains, graded quality, a scorer, transfer, horizon, scale.
+
+    python -m benchmarks.curation [--stories FILE_OR_URL] [--seeds 10 11 12 13 14] [--only NAMES]
+
+Every row is `lljax run` on real text or pictures, over seeds that no setting was tuned on, with a
+random subset, a domain match and an oracle beside it. Stories are TinyStories: a file of them, or
+the URL that `lljax run transformer` reads. Results go to benchmarks/CURATION.json and, as a table,
+to stdout. A run that is finished in --work is not made again.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import curation_data, machine
+
+RESULTS = Path(__file__).with_name("CURATION.json")
+TEXT = (
+    *("--data.path", "{corpus}", "--data.desired-path", "{wanted}"),
+    *("--data.group", "domain", "--data.cache-dir", "{work}/cache"),
+)
+
+
+def command(*arguments: Any) -> str:
+    """Runs `lljax` in a process of its own; its stdout."""
+    line = [sys.executable, "-m", "lljax", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(line)}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+
+
+def median(values: list[float | None]) -> float:
+    """0 stands for what is never reached."""
+    return statistics.median(0.0 if value is None else value for value in values)
+
+
+def run(work: Path, config: str, seed: int, files: curation_data.Files | None, *flags: Any) -> Path:
+    """A finished run; one that is there is recognised."""
+    workdir = work / f"{config}-{seed}-{abs(hash_of(flags)):x}"
+    text = []
+    if files is not None:
+        text = [part.format(corpus=files.corpus, wanted=files.wanted, work=work) for part in TEXT]
+    command("run", config, "--workdir", workdir, "--seed", seed, *text, *flags)
+    return workdir
+
+
+def hash_of(flags: tuple[Any, ...]) -> int:
+    import hashlib
+
+    return int(hashlib.sha256(repr([str(flag) for flag in flags]).encode()).hexdigest()[:8], 16)
+
+
+def noisy_labels(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+    """Digits, 40 % of the labels flipped, static weights."""
+    rows = []
+    for seed in seeds:
+        started = time.monotonic()
+        workdir = run(work, "noisy_labels", seed, None)
+        found = summary(workdir)
+        oracle = median(found["runs"]["oracle_acceleration_ratios"])
+        rows.append(
+            {
+                "noisy_weight": found["perturbed"]["weight_share"]["optimized"],
+                "ratio": median(found["runs"]["acceleration_ratios"]),
+                "oracle": oracle,
+                "of_oracle": median(found["runs"]["acceleration_ratios"]) / oracle,
+                "seconds": time.monotonic() - started,
+            }
+        )
+    return columns(rows)
+
+
+def domains(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+    """Stories desired among code, prose and shuffled stories: one weight a domain."""
+    rows = []
+    for seed in seeds:
+        files = curation_data.mixture(work / "mixture", stories, seed)
+        started = time.monotonic()
+        workdir = run(work, "domains", seed, files)
+        seconds = time.monotonic() - started
+        found = summary(workdir)
+        table = transfer(workdir, 3)
+        oracle = curation_data.oracle_ratio(workdir, "stories", 3)
+        ratio = table["curated"]
+        share = dict(
+            zip(found["groups"]["names"], found["groups"]["weight_share"]["optimized"], strict=True)
+        )
+        rows.append(
+            {
+                "stories_weight": share["stories"],
+                "ratio": ratio,
+                "random": table["random"],
+                "oracle": oracle,
+                "of_oracle": ratio / oracle,
+                "outer_steps": found["best_outer_step"],
+                "seconds": seconds,
+            }
+        )
+    return columns(rows)
+
+
+def graded(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+    """Stories of which 0 to 100 % of the words are replaced; clean ones desired: a scorer."""
+    from scipy.stats import spearmanr
+
+    rows = []
+    for seed in seeds:
+        files = curation_data.graded(work / "graded", stories, seed)
+        workdir = run(work, "curate", seed, files)
+        quality = curation_data.qualities(workdir)
+        weights = curation_data.example_weights(workdir)
+        table = transfer(workdir, 3)
+        hard = curation_data.threshold_ratio(workdir, quality, 3)
+        rows.append(
+            {
+                "rank_correlation": float(spearmanr(weights, quality).statistic),
+                "ratio": table["curated"],
+                "random": table["random"],
+                "hard_threshold": hard,
+                "of_hard_threshold": table["curated"] / hard,
+            }
+        )
+    return columns(rows)
+
+
+def scorer(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+    """A scorer from one half of the documents on the other, against static weights found there."""
+    from scipy.stats import spearmanr
+
+    rows = []
+    for seed in seeds:
+        first, second = curation_data.halves(work / "halves", stories, seed)
+        workdir = run(work, "curate", seed, first)
+        other = run(
+            work, "curate", seed, second, "--policy.family", "static", *curation_data.STATIC
+        )
+        scores = curation_data.scores_there(workdir, other)
+        gains = curation_data.gains(workdir, other, scores, 3)
+        rows.append(
+            {
+                "rank_correlation": float(
+                    spearmanr(scores, curation_data.example_weights(other)).statistic
+                ),
+                "ratio": gains["scorer"],
+                "static": gains["static"],
+                "of_static_gain": gains["share"],
+            }
+        )
+    return columns(rows)
+
+
+def larger(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+    """Transfer to a model of ten times the parameters, on documents that the policy never saw."""
+    rows = []
+    for seed in seeds:
+        first, second = curation_data.halves(work / "halves", stories, seed)
+        workdir = run(work, "curate", seed, first)
+        own = transfer(workdir, 5)
+        flags = ("--model.width", 128, "--model.num-layers", 2, "--inner.learning-rate", 0.01)
+        there = transfer(workdir, 3, "--data.path", second.corpus, *flags)
+        rows.append(
+            {
+                "ratio": there["curated"],
+                "random": there["random"],
+                "own_model": own["curated"],
+                "of_own": there["curated"] / own["curated"],
+                "above_random": float(there["curated"] > there["random"]),
+            }
+        )
+    return columns(rows)
+
+
+def horizon(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+    """Policies found over runs of 2, 16 and all 100 steps, judged in runs of 100."""
+    rows = []
+    for seed in seeds[:3]:
+        files = curation_data.mixture(work / "mixture", stories, seed)
+        row = {}
+        for steps in (2, 16, 100):
+            flags = () if steps == 100 else ("--inner.num-steps", steps)
+            workdir = run(work, "curate", seed, files, *flags)
+            row[f"T{steps}"] = transfer(workdir, 3, "--inner.num-steps", 100)["curated"]
+        rows.append(row)
+    return columns(rows)
+
+
+def million(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+    """1,000,000 documents on disk, scored and written."""
+    files = curation_data.mixture(work / "mixture", stories, seeds[0])
+    workdir = run(work, "curate", seeds[0], files)
+    corpus = curation_data.million(work / "million.jsonl", stories)
+    started = time.monotonic()
+    line = [sys.executable, "-m", "lljax", "score", str(workdir), "--data.path", str(corpus)]
+    line += ["--format", "parquet", "--out", str(work / "scored.parquet"), "--data.field", "text"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - started
+    if status:
+        raise RuntimeError(process.stderr.read().decode()[-2000:] if process.stderr else "failed")
+    row = {
+        "documents_per_second": 1_000_000 / seconds,
+        "peak_gb": usage.ru_maxrss * 1024 / 1e9,
+        "corpus_gb": corpus.stat().st_size / 1e9,
+        "seconds": seconds,
+    }
+    return columns([row])
+
+
+def transfer(workdir: Path, seeds: int, *flags: Any) -> dict[str, float]:
+    """The median acceleration of each arm; 0 where it is never reached."""
+    command("transfer", workdir, "--seeds", seeds, *flags)
+    found = json.loads((workdir / "transfer.json").read_text(encoding="utf-8"))
+    return {arm: median(of["acceleration_ratios"]) for arm, of in found["arms"].items()}
+
+
+def columns(rows: list[dict[str, float]]) -> dict[str, Any]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+EXPERIMENTS: dict[str, Callable[[Path, list[int], str], dict[str, Any]]] = {
+    "noisy_labels": noisy_labels,
+    "domains": domains,
+    "graded": graded,
+    "scorer": scorer,
+    "larger": larger,
+    "horizon": horizon,
+    "million": million,
+}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Minimum, median and maximum of every figure."""
+    lines = [f"{'':<36}{'min':>10}{'median':>10}{'max':>10}"]
+    for name, found in results["rows"].items():
+        lines.append(f"{name}, {found['seconds']:.0f} s")
+        for figure, values in found["figures"].items():
+            cells = (min(values), statistics.median(values), max(values))
+            lines.append(f"  {figure:<34}" + "".join(f"{cell:>10.4g}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--stories", default=curation_data.URL)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--work", type=Path, default=Path("runs/curation"))
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": machine.in_words(machine.describe_machine()), "rows": {}}
+    with contextlib.suppress(OSError, ValueError):
+        results["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    for name in options.only:
+        started = time.monotonic()
+        figures = EXPERIMENTS[name](options.work, options.seeds, options.stories)
+        results["rows"][name] = {
+            "figures": figures,
+            "seeds": options.seeds,
+            "seconds": time.monotonic() - started,
+        }
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(table({"rows": {name: results["rows"][name]}}), flush=True)
+    print(f"\n{results['machine']}\n{table(results)}")
+
+
+if __name__ == "__main__":
+    main()
