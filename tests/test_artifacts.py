@@ -20,6 +20,7 @@ from workdirs import (
 )
 
 from lljax.artifacts import files, schema
+from lljax.artifacts.curation import OVER_RUNS
 from lljax.artifacts.results import load_results
 from lljax.artifacts.schema import SchemaError
 from lljax.errors import UserError
@@ -44,7 +45,7 @@ def test_the_forged_workdirs_hold_everything_that_the_schema_has():
     forged = (forge_perceptron(), forge_language_model())
     assert set().union(*(run.arrays for run in forged)) == set(schema.ARRAYS)
     for field in schema.SUMMARY:
-        if field.required:
+        if field.required and field not in OVER_RUNS:  # tests/test_curation.py
             assert any(_has(run.summary, field.name) for run in forged), field.name
     assert list(forged[0].metrics[0]) == [column.name for column in schema.METRICS]
 

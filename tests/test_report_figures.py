@@ -24,6 +24,7 @@ from lljax.report.page import render
 from lljax.report.sentences import headline, steps_to_match
 
 SPECS = {spec.name: spec for spec in figures.FIGURES}
+TRANSFER = SPECS["fig13_transfer"]
 PERTURBED = SPECS["fig12_perturbed"]
 
 NEW_FIGURE = """
@@ -94,7 +95,11 @@ def test_captions_hold_the_numbers_of_the_run(workdir):
     curve = results.arrays["optimized_test_losses"]
     final = results.arrays["conventional_test_losses"][-1]
     assert curve[reached] <= final < curve[reached - 1]
-    captions = {name: spec.caption(results) for name, spec in SPECS.items() if spec != PERTURBED}
+    captions = {
+        name: spec.caption(results)
+        for name, spec in SPECS.items()
+        if spec not in (PERTURBED, TRANSFER)
+    }
     assert f"after {reached} of {T} steps" in captions["fig05_loss_curves"]
     objective = captions["fig04_objective"]
     assert f"the best outer step, {BEST}, J on the validation set falls from" in objective
