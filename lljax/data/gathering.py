@@ -123,13 +123,13 @@ def _budgets(files: list[places.Place], max_bytes: int) -> list[int]:
     ]
     if len(files) == 1:
         return [max_bytes]
-    left, level = max_bytes, max_bytes
+    left = max_bytes
     for number, size in enumerate(sorted(sizes)):
         level = left // (len(sizes) - number)
         if size > level:
-            break
+            return [max(1, min(size, level)) for size in sizes]
         left -= size
-    return [max(1, min(size, level)) for size in sizes]
+    return [max_bytes] * len(sizes)  # there is room for all, whatever packed ones turn out to be
 
 
 def take_texts(setting: str, value: str | None, settings: TextSettings, taken: Taken) -> None:

@@ -55,8 +55,7 @@ def split_sequences(
     cannot fill every set, long ones are cut into pieces of consecutive windows, as long as the sets
     allow, and the pieces are dealt instead: any text with enough windows can fill the sets.
 
-    Where there is a desired text, the training set takes as few windows of each document as it can,
-    so that it is of as many documents as possible.
+    Where there is a desired text, the training set takes windows of the other one at random.
 
     Args:
       sequences: what `load_sequences` returns.
@@ -93,30 +92,15 @@ def deal(
     others = _deal_all(
         starts, of_desired, _given(desired, sizes), seed, "the text of data.desired_path"
     )
-    train = _deal_all(
-        starts,
-        np.where(is_train, counts, 0),
-        {"train": wanted["train"]},
-        seed,
-        "the text of data.path",
-        _few_of_each(wanted["train"]),
-    )
-    return Deal(
-        others.split._replace(train=train.split.train),
-        others.cut_documents + train.cut_documents,
-        max(others.piece, train.piece),
-    )
-
-
-def _few_of_each(number: int | None) -> tuple[float, ...]:
-    """Shares of 1, 2, 4, ... windows of a document: so that as many documents as can be are used.
-
-    Weights of documents are wanted here, where a corpus may be larger than the set.
-    """
-    if number is None:
-        return (1.0,)
-    few = [2**k for k in range(number.bit_length()) if 2**k < number]
-    return (*(count / number for count in few), 1.0)
+    windows = np.flatnonzero(is_train[sequences.document])
+    number = wanted["train"]
+    if number is not None and number > len(windows):
+        counts_of_train = np.where(is_train, counts, 0)
+        raise _too_few({}, counts_of_train, {"train": number}, "the text of data.path")
+    # Any of them, so that the set is as the text is, whatever its documents' lengths are.
+    rng = np.random.Generator(np.random.PCG64([seed, 2]))
+    train = rng.permutation(windows)[:number]
+    return others._replace(split=others.split._replace(train=train))
 
 
 def _given(wanted: Mapping[str, int | None], sizes: Mapping[str, int]) -> dict[str, int | None]:
@@ -135,9 +119,8 @@ def _deal_all(
     wanted: Mapping[str, int | None],
     seed: int,
     text: str,
-    shares: tuple[float, ...] = _LARGEST_SHARES,
 ) -> Deal:
-    for share in shares:
+    for share in _LARGEST_SHARES:
         sets = _deal(starts, counts, wanted, share, seed)
         if set(sets) == set(wanted):
             return Deal(_split(sets), 0, 0)

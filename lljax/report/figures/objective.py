@@ -1,5 +1,6 @@
 """Figure 4: what the outer steps do to the objective."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from lljax.artifacts.results import Results
@@ -14,14 +15,15 @@ def _draw(results: Results) -> Figure:
     steps, objective = metrics["outer_step"], results.num_steps * metrics["desired_auc"]
     validation = results.num_steps * metrics["validation_auc"]
     # CR = T log|V| / J on either set, so the constant is taken from the desired set.
-    constant = metrics["compression_ratio"] * objective
+    constant = np.nanmedian(metrics["compression_ratio"] * objective)
     for axis, label, curves in (
         (left, "objective $J$ (nats)", (objective, validation)),
         (right, "compression ratio CR", (constant / objective, constant / validation)),
     ):
         strokes = ((BLUE, "-", "desired"), (ORANGE, DASHED, "validation"))
         for curve, (color, line, name) in zip(curves, strokes, strict=True):
-            axis.plot(steps, curve, color=color, linestyle=line, label=name)
+            known = np.isfinite(curve)  # not every step is validated
+            axis.plot(steps[known], curve[known], color=color, linestyle=line, label=name)
             if row is not None:
                 axis.plot(steps[row], curve[row], "o", color=color, markersize=5)
         if row is not None:
@@ -41,16 +43,23 @@ def _caption(results: Results) -> str:
     text = (
         f"J is the sum of the losses over the inner steps, T times the loss AUC. Over "
         f"{len(objective) - 1} outer steps, J on the desired set "
-        f"{change(objective[0], objective[-1], ' nats')}. From the conventional policy to that of "
-        f"the best outer step, {results.summary['best_outer_step']}, J on the validation set "
+        f"{change(_first(objective), objective[-1], ' nats')}. From the conventional policy to that "
+        f"of the best outer step, {results.summary['best_outer_step']}, J on the validation set "
         f"{change(validation[0], validation[row], ' nats')}."
     )
-    if validation[-1] > 1.001 * validation[row]:
+    last = _first(validation[::-1])
+    if last > 1.001 * validation[row]:
         text += (
-            f" It then rises to {number(validation[-1])} at the last step: after the best step the "
+            f" It then rises to {number(last)} at the end: after the best step the "
             "policy over-fits the desired examples."
         )
     return text
+
+
+def _first(curve: np.ndarray) -> float:
+    """The first value that is known."""
+    known = curve[np.isfinite(curve)]
+    return float(known[0]) if known.size else float("nan")
 
 
 OBJECTIVE = FigureSpec(
