@@ -103,6 +103,7 @@ def domains(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
                 "stories_weight": share["stories"],
                 "ratio": ratio,
                 "random": table["random"],
+                "match": table["match"],
                 "oracle": oracle,
                 "of_oracle": ratio / oracle,
                 "outer_steps": found["best_outer_step"],
@@ -129,6 +130,7 @@ def graded(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
                 "rank_correlation": float(spearmanr(weights, quality).statistic),
                 "ratio": table["curated"],
                 "random": table["random"],
+                "match": table["match"],
                 "hard_threshold": hard,
                 "of_hard_threshold": table["curated"] / hard,
             }
@@ -175,6 +177,7 @@ def larger(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
             {
                 "ratio": there["curated"],
                 "random": there["random"],
+                "match": there["match"],
                 "own_model": own["curated"],
                 "of_own": there["curated"] / own["curated"],
                 "above_random": float(there["curated"] > there["random"]),

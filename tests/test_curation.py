@@ -181,7 +181,7 @@ def test_transfer_trains_other_models(finished, corpus):
     result = call("transfer", workdir, "--model.width", "16", "--seeds", "2")
     assert result.returncode == 0, result.stderr
     found = json.loads((workdir / "transfer.json").read_text())
-    assert set(found["arms"]) == {"uniform", "curated", "random"}
+    assert set(found["arms"]) == {"uniform", "curated", "random", "match"}
     assert found["arms"]["uniform"]["acceleration_ratios"] == [1.0, 1.0]
     assert not found["unseen_data"]
     assert "curated data" in result.stdout

@@ -1,8 +1,9 @@
 """`lljax transfer`: does what a policy found help other models, on data that it has not seen?
 
 Models are trained conventionally, in fresh runs, on batches that are drawn uniformly, by weight,
-from a random subset as large as the weights' effective sample size, and, where it is known which
-examples are damaged, from the others alone. The desired, validation and test sets are the run's.
+from a random subset as large as the weights' effective sample size, from as many examples that look
+most like the desired ones, and, where it is known which examples are damaged, from the others
+alone. The desired, validation and test sets are the run's.
 """
 
 import dataclasses
@@ -168,8 +169,27 @@ def _arms(problem: PolicyProblem, shares: np.ndarray, seeds: int) -> dict[str, l
         "curated": [shares] * seeds,
         "random": random,
     }
+    if problem.featurize is not None:
+        arms["match"] = [_match(problem, effective)] * seeds
     oracle = results.oracle_shares(problem)
     return arms if oracle is None else arms | {"oracle": [oracle] * seeds}
+
+
+def _match(problem: PolicyProblem, count: int) -> np.ndarray:
+    """[1, N], uniform over the examples that look most like the desired ones.
+
+    By the importance of their features, sum_f x_f ln(mean desired x_f / mean train x_f): the same
+    number of examples without any training run.
+    """
+    assert problem.featurize is not None
+    ours, wanted = problem.featurize(problem.train), problem.featurize(problem.desired)
+    means = [np.abs(np.asarray(of.mean(axis=0))).ravel() for of in (wanted, ours)]
+    least = max(float(means[1].mean()), 1e-12) * 0.1
+    importance = np.log((means[0] + least) / (means[1] + least))
+    chosen = np.argsort(-np.asarray(ours @ importance).ravel(), kind="stable")[:count]
+    shares = np.zeros((1, problem.num_train), np.float32)
+    shares[0, chosen] = 1 / len(chosen)
+    return shares
 
 
 def train(evaluation: Evaluation, shares: list[np.ndarray], keys: jax.Array, arm: str) -> Measured:

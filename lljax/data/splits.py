@@ -94,7 +94,7 @@ def deal(
     )
     windows = np.flatnonzero(is_train[sequences.document])
     number = wanted["train"]
-    if number is not None and number > len(windows):
+    if len(windows) < (1 if number is None else number):
         counts_of_train = np.where(is_train, counts, 0)
         raise _too_few({}, counts_of_train, {"train": number}, "the text of data.path")
     # Any of them, so that the set is as the text is, whatever its documents' lengths are.

@@ -12,6 +12,7 @@ ARMS = {
     "uniform": "all data alike",
     "curated": "curated data",
     "random": "random subset",
+    "match": "best match",
     "oracle": "oracle",
 }
 MOST_GROUPS = 20

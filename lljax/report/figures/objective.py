@@ -40,11 +40,12 @@ def _caption(results: Results) -> str:
     objective, validation = (
         results.num_steps * metrics[key] for key in ("desired_auc", "validation_auc")
     )
+    best = results.summary["best_outer_step"]
     text = (
         f"J is the sum of the losses over the inner steps, T times the loss AUC. Over "
         f"{len(objective) - 1} outer steps, J on the desired set "
-        f"{change(_first(objective), objective[-1], ' nats')}. From the conventional policy to that "
-        f"of the best outer step, {results.summary['best_outer_step']}, J on the validation set "
+        f"{change(_first(objective), objective[-1], ' nats')}. From the conventional policy to "
+        f"that of the best outer step, {best}, J on the validation set "
         f"{change(validation[0], validation[row], ' nats')}."
     )
     last = _first(validation[::-1])

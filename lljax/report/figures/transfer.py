@@ -7,8 +7,14 @@ from lljax.report.curation import ARMS, is_over_runs, transfer_sentence
 from lljax.report.spec import FigureSpec
 from lljax.report.style import count_in_whole, panels, scale_losses
 
-_LINES = {"uniform": "-", "curated": "-", "random": ":", "oracle": "--"}
-_COLOURS = {"uniform": "#666666", "curated": "#d55e00", "random": "#666666", "oracle": "#0072b2"}
+_LINES = {"uniform": "-", "curated": "-", "random": ":", "match": "-.", "oracle": "--"}
+_COLOURS = {
+    "uniform": "#666666",
+    "curated": "#d55e00",
+    "random": "#666666",
+    "match": "#009e73",
+    "oracle": "#0072b2",
+}
 
 
 def _draw(results: Results) -> Figure:
