@@ -195,11 +195,11 @@ def _match(problem: PolicyProblem, count: int) -> np.ndarray:
 def train(evaluation: Evaluation, shares: list[np.ndarray], keys: jax.Array, arm: str) -> Measured:
     """The loss curves of an arm: by set [R, T+1]."""
     if all(one is shares[0] for one in shares):
-        curves = evaluation.curves(jnp.asarray(shares[0]), keys, results.SETS, f"training, {arm}")
+        curves = evaluation.curves(jnp.asarray(shares[0]), keys, ("test",), f"training, {arm}")
     else:
         single = [
             evaluation.curves(
-                jnp.asarray(one), keys[r : r + 1], results.SETS, f"training, {arm} {r + 1}"
+                jnp.asarray(one), keys[r : r + 1], ("test",), f"training, {arm} {r + 1}"
             )
             for r, one in enumerate(shares)
         ]
