@@ -32,13 +32,9 @@ def runs_sentences(summary: Mapping[str, Any]) -> list[str]:
     """What fresh runs show beside the mean: their spread, the oracle, the weights, the scorer."""
     runs = summary["runs"]
     ratios = runs["acceleration_ratios"]
-    sentences = [
-        f"In {len(ratios)} fresh runs the acceleration on the test set is {spread(ratios)}."
-    ]
+    sentences = [f"In {len(ratios)} fresh runs {_reached(ratios)}."]
     if oracle := runs.get("oracle_acceleration_ratios"):
-        sentences.append(
-            f"With weights that know which examples are damaged it is {spread(oracle)}."
-        )
+        sentences.append(f"With weights that know which examples are damaged, {_reached(oracle)}.")
     size = runs.get("effective_sample_size")
     if is_number(size) and summary.get("num_train"):
         sentences.append(
@@ -54,11 +50,17 @@ def runs_sentences(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _reached(ratios: list[float | None]) -> str:
+    if not any(map(is_number, ratios)):
+        return "the conventional final loss on the test set is never reached"
+    return f"the acceleration on the test set is {spread(ratios)}"
+
+
 def spread(ratios: list[float | None]) -> str:
     """Several accelerations: "3.1x to 4.0x, median 3.5x"."""
     reached = sorted(ratio for ratio in ratios if is_number(ratio))
     if not reached:
-        return "none: the conventional final loss is never reached"
+        return "never"
     text = f"{acceleration(reached[0])} to {acceleration(reached[-1])}"
     if len(reached) < len(ratios):
         return f"{text}, and in {len(ratios) - len(reached)} it is never reached"
@@ -89,7 +91,8 @@ def transfer_rows(transfer: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             continue
         losses = [loss for loss in of["final_losses"] if is_number(loss)]
         final = number(float(np.mean(losses))) if losses else "-"
-        ratio = acceleration(of["acceleration_ratio"])
+        known = is_number(of["acceleration_ratio"])
+        ratio = acceleration(of["acceleration_ratio"]) if known else "never"
         rows.append((name, [ratio, spread(of["acceleration_ratios"]), final]))
     return rows
 
