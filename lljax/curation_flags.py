@@ -49,6 +49,8 @@ def export(arguments: Sequence[str]) -> None:
 
     values = read_flags(read, prog="lljax export", arguments=arguments)
     values["workdir"] = without_tilde(values["workdir"])
+    if values["folder"] is not None:
+        values["folder"] = without_tilde(values["folder"])
     with in_words("export", values["workdir"]):
         from lljax.curation.export import export
 

@@ -17,6 +17,7 @@ from lljax.artifacts.fields import (
 )
 
 OVER_RUNS = (
+    optional("data_digest", TEXT, "SHA-256 of the four sets, without theta_0"),
     optional("family", TEXT, "the family of the policy; absent: dense"),
     optional("groups", OBJECT, "only if the training examples have groups"),
     Field("groups.names", TEXTS, "their names"),

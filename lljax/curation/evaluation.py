@@ -4,6 +4,7 @@ Such runs draw their batches by weight, as one trains on curated data, and the c
 uniformly. Losses are measured at some steps of a run only, on the first examples of a set.
 """
 
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -37,25 +38,31 @@ class Evaluation:
         inner = config.inner
         self._num_steps, self._seed = inner.num_steps, config.seed
         self._problem, self._source = problem, source
-        stride = _stride(inner.num_steps)
-        self.steps = np.arange(0, inner.num_steps + 1, stride)
-        segments = lljax.build_segments(
+        self.steps = measured_steps(inner.num_steps)
+        self._has_index = inner.batch_size is not None
+        self._segments = functools.partial(
+            lljax.build_segments,
             problem.loss_fn,
             problem.optimizer,
             desired_loss_fn=problem.desired_loss_fn,
             microbatch_size=inner.microbatch_size,
             second_order=problem.second_order,
-            eval_every=stride,
         )
-        none = None, None
-        self._start = jax.jit(jax.vmap(segments.start, in_axes=(0, *none)))
+        self._start = jax.jit(jax.vmap(self._segments().start, in_axes=(0, None, None)))
+        self._advances: dict[int, Any] = {}  # by the length of a stretch; two at most
 
-        def advance(state: Any, rows: Any, data: Any, watched: Any) -> Any:
-            state, losses, _ = segments.forward(state, rows, data, watched)
-            return state, losses
+    def _advance(self, length: int) -> Any:
+        """(state, rows, data, watched) -> (state, losses after the last of so many steps)."""
+        if length not in self._advances:
+            segments = self._segments(eval_every=length)
 
-        axes = lljax.StepInputs(1, None if inner.batch_size is None else 1)  # type: ignore[arg-type]
-        self._advance = jax.jit(jax.vmap(advance, in_axes=(0, axes, *none)))
+            def advance(state: Any, rows: Any, data: Any, watched: Any) -> Any:
+                state, losses, _ = segments.forward(state, rows, data, watched)
+                return state, losses
+
+            axes = lljax.StepInputs(1, 1 if self._has_index else None)  # type: ignore[arg-type]
+            self._advances[length] = jax.jit(jax.vmap(advance, in_axes=(0, axes, None, None)))
+        return self._advances[length]
 
     def keys(self, kind: int, count: int) -> jax.Array:
         """Of runs that no outer step draws."""
@@ -93,7 +100,7 @@ class Evaluation:
 
         def advance(state: Any, begin: int, end: int) -> Any:
             rows = jax.tree.map(lambda leaf: leaf[begin:end], inputs)
-            return self._advance(state, rows, data, watched)
+            return self._advance(end - begin)(state, rows, data, watched)
 
         return state, advance, losses
 
@@ -121,7 +128,7 @@ class Evaluation:
         return np.stack(rows).reshape(*curve.shape[:-1], len(every))
 
 
-def _stride(num_steps: int) -> int:
-    """The smallest divisor of T with which a run is measured at `MOST_MEASURED` steps at most."""
-    least = math.ceil(num_steps / MOST_MEASURED)
-    return next(s for s in range(least, num_steps + 1) if num_steps % s == 0)
+def measured_steps(num_steps: int) -> np.ndarray:
+    """0, s, 2 s, ... and T, `MOST_MEASURED` of them beside 0 at most."""
+    stride = math.ceil(num_steps / MOST_MEASURED)
+    return np.append(np.arange(0, num_steps, stride), num_steps)

@@ -89,8 +89,10 @@ def _write_results(
     if scorer is not None:
         scores = scorer(features)
         if config.policy.scorer == "distilled":
-            correlation = float(np.corrcoef(scores, log_weights(shares[0]))[0, 1])
-            log(f"the scorer's correlation with the log-weights it is fitted to: {correlation:.2f}")
+            both = scores, log_weights(shares[0])
+            if all(values.std() > 0 for values in both):  # else no weight differs from another
+                correlation = float(np.corrcoef(*both)[0, 1])
+                log(f"the scorer's correlation with the weights' logarithms: {correlation:.2f}")
         shares = shares_of(scores)[None]
     policy = psi if scorer is None else shares[0]
     policies = {
@@ -126,6 +128,7 @@ def _write_results(
         **summary.made_by(),
         "task": experiment.task.name,
         "family": config.policy.family,
+        "data_digest": fingerprint(problem, with_params=False),
         "seed": config.seed,
         "device": device_name(),
         "versions": versions(),

@@ -26,6 +26,7 @@ from lljax.errors import UserError
 from lljax.field_types import check_fields
 
 _BATCH = 512  # documents at once
+_CHARACTERS = 1 << 20  # of them, about
 _ROWS = 1024
 
 
@@ -155,6 +156,11 @@ def score(
                 write(rows)
                 rows = []
         write(rows)
+        if number != len(scores):
+            raise UserError(
+                f"--data.path: {data.path} changed while it was scored, or can be read but once: "
+                f"it held {len(scores)} documents at first and {number} then. Give a file."
+            )
     quantiles = np.quantile(scores, np.linspace(0, 1, 11)).tolist()
     return Scored(path, len(scores), int(chosen.sum()), quantiles)
 
@@ -162,7 +168,7 @@ def score(
 def score_documents(
     scorer: Scorer, tokenizer: Tokenizer, context: int, texts: list[str]
 ) -> np.ndarray:
-    """The mean score of each text's sequences: [B] float32; of a text without tokens the bias."""
+    """The mean score of each text's sequences: [B] float32."""
     windows, owners = windows_of(tokenizer.encode_arrays(texts), context, every_document=True)
     scores = scorer(count_ngrams(windows))
     counts = np.bincount(owners, minlength=len(texts))
@@ -182,12 +188,13 @@ def _tokenizer(run: Run) -> Tokenizer:
 def _batches(
     settings: TextSettings, left_out: dict[str, int]
 ) -> Iterator[list[tuple[Document, str]]]:
-    batch = []
+    batch, size = [], 0
     for item in stream_documents(settings, left_out):
         batch.append(item)
-        if len(batch) == _BATCH:
+        size += len(item[0].text)
+        if len(batch) == _BATCH or size > _CHARACTERS:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 

@@ -29,7 +29,7 @@ from lljax.curation.scorer import shares_of
 from lljax.engine.metrics import number
 from lljax.errors import UserError
 from lljax.tasks.config_file import TASKS
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
+from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
 
 KIND = 3  # of the keys of such runs: neither validation's nor test's
 
@@ -96,6 +96,11 @@ def transfer(workdir: Path, experiment: Experiment, seeds: int = 5) -> dict[str,
     original = default_experiment(workdir)
     config = experiment.config
     is_unseen = config.data != original.config.data
+    if config.seed != original.config.seed:
+        raise UserError(
+            f"--seed must be {original.config.seed}, that of the run: it says which examples are "
+            f"in which set. Fresh runs are drawn by --seeds."
+        )
     if hasattr(config.data, "tokenizer"):
         # The policy's vocabulary, whatever the data are.
         data = dataclasses.replace(config.data, tokenizer=str(workdir))
@@ -128,10 +133,10 @@ def _shares(run: Run, problem: PolicyProblem, is_unseen: bool) -> np.ndarray:
     """[S, N], the policy's distributions over the examples of a problem."""
     if not is_unseen:
         weights = run.data.example_weights.astype(np.float64)
-        if len(weights) != problem.num_train:
+        if run.summary.get("data_digest") != fingerprint(problem, with_params=False):
             raise UserError(
-                f"the data are not those of the run: it had {len(weights)} training examples, and "
-                f"there are {problem.num_train} now. Put them back, or name others in --data.path."
+                "the data are not those of the run: they have changed since. Put them back, or "
+                "name others in --data.path."
             )
         return (weights / weights.sum())[None].astype(np.float32)
     groups = run.summary.get("groups")
@@ -183,9 +188,12 @@ def _match(problem: PolicyProblem, count: int) -> np.ndarray:
     """
     assert problem.featurize is not None
     ours, wanted = problem.featurize(problem.train), problem.featurize(problem.desired)
-    means = [np.abs(np.asarray(of.mean(axis=0))).ravel() for of in (wanted, ours)]
+    means = [np.asarray(of.mean(axis=0)).ravel() for of in (wanted, ours)]
     least = max(float(means[1].mean()), 1e-12) * 0.1
-    importance = np.log((means[0] + least) / (means[1] + least))
+    if min(mean.min() for mean in means) < 0:
+        importance = means[0] - means[1]  # of no counts
+    else:
+        importance = np.log((means[0] + least) / (means[1] + least))
     chosen = np.argsort(-np.asarray(ours @ importance).ravel(), kind="stable")[:count]
     shares = np.zeros((1, problem.num_train), np.float32)
     shares[0, chosen] = 1 / len(chosen)

@@ -121,6 +121,8 @@ def _parquet(file: Path, where: str, names: list[str]) -> tuple[dict[str, np.nda
         ) from error
     columns: dict[str, np.ndarray] = {}
     for name in wanted:
+        if table.column(name).null_count:
+            raise TextError(f"{where}: {name} has empty (null) entries. Leave those rows out.")
         try:
             columns[name] = np.array(table.column(name).to_pylist())
         except ValueError as error:

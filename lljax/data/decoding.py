@@ -41,6 +41,8 @@ def text_blocks(file: BinaryIO, encoding: str, where: str) -> Iterator[str]:
     Raises:
       TextError: they are not of this encoding; `where` is what the message calls the file.
     """
+    if codecs.lookup(encoding).name == "utf-8":
+        encoding = "utf-8-sig"  # a mark is no text
     decoder = codecs.getincrementaldecoder(encoding)()
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     lines = 1

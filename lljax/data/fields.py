@@ -60,7 +60,13 @@ def group_of(value: Any, field: str, where: str) -> str:
             f"{where} has no single value in the field `{printable(field)}` that data.group names; "
             f"it has {_fields(value)}."
         )
-    return found if isinstance(found, str) else json.dumps(found, default=str)
+    text = found if isinstance(found, str) else json.dumps(found, default=str)
+    return as_text(text)
+
+
+def as_text(name: str) -> str:
+    """A name without halves of surrogate pairs, which no UTF-8 text holds."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def check_template(template: str) -> None:

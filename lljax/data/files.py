@@ -199,9 +199,9 @@ class SourceFile:
     def _group(self) -> str | None:
         """The group of the whole file; None where each record has its own, or there are none."""
         if self._reading.group == BY_FILE:
-            return self._path.name
+            return fields.as_text(self._path.name)
         if self._reading.group == BY_FOLDER:
-            return self._path.absolute().parent.name
+            return fields.as_text(self._path.absolute().parent.name)
         if self._reading.group is not None and self._form.kind == "plain":
             raise TextError(
                 f"data.group is {printable(self._reading.group)}, a field of records, but "

@@ -118,7 +118,7 @@ def form_of(head: bytes, is_whole: bool, name: str, field: str, encoding: str | 
     start = text.lstrip()
     if start.startswith("[") and _begins_array(start, is_whole):
         return Form("json array", encoding)
-    lines = text.splitlines()
+    lines = text.split("\n")
     if not is_whole and len(lines) > 1:
         del lines[-1]  # it is cut off
     filled = [line for line in lines if line.strip()]

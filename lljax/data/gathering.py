@@ -38,6 +38,7 @@ class Taken:
         self.bytes_read = self.repeated = self.also_desired = self.empty = self.files = 0
         self.size: int | None = 0
         self.cut = False
+        self.may_cut = True  # its first document, if that is too large
         self.divided_by: dict[str, None] = {}
         self.left_out: collections.Counter[str] = collections.Counter()
         self.progress: Progress | None = None
@@ -56,7 +57,7 @@ class Taken:
         text, left = document.text, budget - document.size
         if left < 0 or not document.is_whole:
             self.cut = True
-            if self.documents or budget < 1:
+            if self.documents or budget < 1 or not self.may_cut:
                 return -1
             # The only document there is: its beginning is better than nothing.
             lead = document.size - len(text.encode("utf-8", "replace"))
@@ -82,7 +83,7 @@ class Taken:
 def take_files(setting: str, value: str, settings: TextSettings, taken: Taken) -> None:
     folder = settings.cache_folder / "downloads"
     found = places.find(value, setting, folder, settings.max_bytes)
-    taken.fetched = found.fetched
+    taken.fetched, taken.may_cut = found.fetched, not found.are_many
     reading = settings.reading(setting, found.are_many)
     budgets = _budgets(found.files, settings.max_bytes)
     carried = 0
@@ -97,8 +98,9 @@ def take_files(setting: str, value: str, settings: TextSettings, taken: Taken) -
                 size = place.size if place.size is not None else file.size
                 taken.size = None if size is None or taken.size is None else taken.size + size
                 for document in file:
-                    left = taken.take(document, name, left)
+                    before, left = left, taken.take(document, name, left)
                     if left < 0:
+                        left = before  # for the files that follow
                         break
         except TextError as error:
             if not found.are_many:

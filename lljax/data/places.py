@@ -70,7 +70,9 @@ def find(value: str, setting: str, downloads: Path, max_bytes: int) -> Places:
                 raise TextError(f"{setting}: there is no file {shown(value)}.{_near(path)}")
             return Places([Place(path, shown(value))], are_many=False)
         found = sorted(Path(name) for name in glob.glob(os.fspath(path), recursive=True))
-        files = [one for one in found if one.is_file()]
+        files = list({one.resolve(): one for one in reversed(found) if one.is_file()}.values())[
+            ::-1
+        ]
     except (OSError, ValueError) as error:
         # E.g. a name longer than the file system allows, or with a character that none has.
         reason = getattr(error, "strerror", None) or error
@@ -108,8 +110,12 @@ def _fetch(url: str, downloads: Path, max_bytes: int) -> Places:
 def _in_folder(folder: Path, where: str) -> Places:
     """All files below a folder, but those whose name or whose folder's name begins with a dot."""
     files = []
-    for parent, folders, names in os.walk(folder):
+    seen = {folder.resolve()}
+    for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        places = [Path(parent, name).resolve() for name in folders]
+        folders[:] = [name for name, at in zip(folders, places, strict=True) if at not in seen]
+        seen.update(places)
         for name in sorted(names):
             path = Path(parent, name)
             if not name.startswith(".") and path.is_file():

@@ -74,7 +74,7 @@ def json_array(file: BinaryIO, encoding: str, where: str) -> Iterator[Record]:
     """The elements of a JSON array, one by one."""
     import ijson
 
-    if not encoding.startswith(("utf-8", "utf_8")):
+    if encoding != "utf-8":
         file = cast(BinaryIO, _Recoded(text_blocks(file, encoding, where)))
     try:
         for place, value in enumerate(ijson.items(file, "item", use_float=True)):

@@ -133,6 +133,12 @@ def _make_windows(text: Text, settings: TextSettings) -> Sequences:
         path = Path(settings.tokenizer).expanduser()
         if path.is_dir():
             tokenizer = _load(path)
+            if tokenizer.vocab_size != settings.vocab_size:
+                raise TextError(
+                    f"data.vocab_size is {settings.vocab_size}, but the tokenizer of "
+                    f"{printable(str(path))} has {tokenizer.vocab_size} tokens. Set "
+                    f"data.vocab_size to that."
+                )
         else:
             tokenizer = load_tokenizer(path, settings.vocab_size, documents)
     else:

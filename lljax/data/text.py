@@ -29,6 +29,7 @@ __all__ = [
 
 EMBEDDED = "the embedded text"
 """What messages call Python's manual."""
+_TOO_LONG = "cut at a document that is too long"
 _MOST_KINDS = 6  # of files that are left out, that are named
 
 
@@ -99,8 +100,8 @@ def stream_documents(
 ) -> Iterator[tuple[Document, str]]:
     """The documents of data.path one by one, with their file's name; however many there are.
 
-    Repetitions are not found, nothing is cut, and of many files those that are no text are left
-    out; `report` counts them by what they are.
+    Repetitions are not found. Of many files those that are no text are left out, and a file ends at
+    a document of more than `max_bytes`; `report` counts both by what they are.
 
     Raises:
       TextError: as `read_text`.
@@ -118,6 +119,8 @@ def stream_documents(
         try:
             with SourceFile(place.path, where, reading) as file:
                 for document in file:
+                    if not document.is_whole:
+                        report[_TOO_LONG] = report.get(_TOO_LONG, 0) + 1
                     if document.text:
                         yield document, place.name
         except TextError as error:

@@ -240,13 +240,17 @@ def _labels(y: "np.ndarray", others: "np.ndarray") -> "tuple[np.ndarray, np.ndar
     """(labels of both tables, the names of their classes); no names where numbers are predicted."""
     import numpy as np
 
-    if y.dtype.kind == "f" and not (np.mod(y, 1) == 0).all():
-        if others.dtype.kind not in "biuf":
-            raise UserError("data.labels are numbers in data.path and texts in data.desired_path.")
-        return y.astype(np.float32), others.astype(np.float32), []
     as_texts = y.dtype.kind not in "biuf"
-    both = [of.astype(str) if as_texts else of.astype(np.int64) for of in (y, others)]
-    classes, numbers = np.unique(np.concatenate(both), return_inverse=True)
+    if as_texts != (others.dtype.kind not in "biuf"):
+        raise UserError("data.labels are texts in one of data.path and data.desired_path alone.")
+    if not as_texts:
+        both = np.concatenate([y, others]).astype(np.float64)
+        if not np.isfinite(both).all():
+            raise UserError("data.labels hold NaN or infinite numbers. Leave those rows out.")
+        if (np.mod(both, 1) != 0).any():
+            return y.astype(np.float32), others.astype(np.float32), []
+    names = [of.astype(str) if as_texts else of.astype(np.int64) for of in (y, others)]
+    classes, numbers = np.unique(np.concatenate(names), return_inverse=True)
     if len(classes) < 2:
         raise UserError(f"data.labels are all {classes[0]}: there is nothing to learn.")
     return numbers[: len(y)], numbers[len(y) :], [str(name) for name in classes]

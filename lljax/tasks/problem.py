@@ -219,10 +219,12 @@ def build_problem(experiment: Experiment) -> PolicyProblem:
     return PolicyProblem(**fields | more)
 
 
-def fingerprint(problem: Problem) -> str:
+def fingerprint(problem: Problem, with_params: bool = True) -> str:
     """A hash of all that a run is made of beside its config: the data and theta_0."""
     digest = hashlib.sha256()
-    sets = (problem.train, problem.desired, problem.validation, problem.test, problem.params)
+    sets: list[Any] = [problem.train, problem.desired, problem.validation, problem.test]
+    if with_params:
+        sets.append(problem.params)
     for leaf in jax.tree.leaves(sets):
         array = np.asarray(leaf)
         digest.update(f"{array.shape}{array.dtype}".encode())
