@@ -6,8 +6,6 @@ place counts alike. A share of the places is still drawn uniformly, so that an e
 weight is seen, and its slope known.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -60,8 +58,7 @@ def draw_batches(
         raise ValueError(f"`shares` must have shape (N,) or (S, N); got {shares.shape}.")
     checks.check_count("num_steps", num_steps)
     checks.check_count("batch_size", batch_size)
-    expected = "a number in [0, 1]"
-    checks.check_number("explore", explore, expected, lambda x: 0 <= x <= 1 and not math.isnan(x))
+    checks.check_number("explore", explore, "a number in [0, 1]", lambda x: 0 <= x <= 1)
     num_rows, num_examples = shares.shape
     if num_rows > num_steps:
         raise ValueError(

@@ -46,10 +46,7 @@ class RunSource:
             make = self._problem.init_params
             params = self._problem.params if make is None else make(init)
             if self._batch_size is None:
-                num_rows = shares.shape[0]
-                weights = lljax.scheduled_weights(shares, num_steps=self._num_steps)
-                assert weights.shape[0] == self._num_steps or num_rows == 1
-                inputs = StepInputs(weights)
+                inputs = StepInputs(lljax.scheduled_weights(shares, num_steps=self._num_steps))
             else:
                 inputs = lljax.draw_batches(
                     shares,

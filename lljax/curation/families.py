@@ -1,7 +1,7 @@
 """Families of policies: what is optimised, and the distributions over examples that it makes."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,6 @@ from lljax.tasks.config import ExperimentConfig, meta_optimizer
 from lljax.tasks.problem import PolicyProblem
 
 
-class Improve(Protocol):
-    def __call__(self, psi: Any, method: Any, slopes: np.ndarray, /) -> tuple[Any, Any]:
-        """(psi, the method's state, dAUC/dshares [S, N]) -> (psi, state), on the host."""
-        ...
-
-
 class Family(NamedTuple):
     """A family for one problem."""
 
@@ -27,10 +21,10 @@ class Family(NamedTuple):
     """psi of conventional training, a pytree of floating arrays."""
     shares: Callable[[Any], jax.Array]
     """psi -> [S, N], S distributions over the examples, interpolated over the steps; pure."""
-    optimizer: lljax.MetaOptimizer
-    """What moves psi along its gradient, and the state of whatever moves it."""
-    improve: Improve | None = None
-    """Moves psi in the place of the optimiser's update."""
+    begin: Callable[[Any], Any]
+    """psi -> the first state of what moves it."""
+    move: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+    """(psi, state, dAUC/dshares [S, N]) -> (psi, state)."""
 
 
 def build_family(config: ExperimentConfig, problem: PolicyProblem) -> Family:
@@ -40,25 +34,34 @@ def build_family(config: ExperimentConfig, problem: PolicyProblem) -> Family:
       UserError: the task has no groups, or nothing that a scorer could look at.
     """
     number, settings = problem.num_train, config.policy
-    match settings.family:
-        case "group":
-            return _of_groups(config, problem, 1)
-        case "scheduled" if problem.groups is not None:
-            return _of_groups(config, problem, settings.rows)
-        case "scheduled":
-            rows = jnp.full((settings.rows, number), 1 / number, jnp.float32)
-            return Family(
-                rows, lambda rows: rows, meta_optimizer(config.outer, config.policy.explore)
-            )
-        case "scorer" if settings.scorer == "boosted":
-            return _of_scorer(config, problem)
-    weights = jnp.full(number, 1 / number, jnp.float32)
-    return Family(
-        weights, lambda weights: weights[None], meta_optimizer(config.outer, config.policy.explore)
+    in_groups = settings.family == "group" or (
+        settings.family == "scheduled" and problem.groups is not None
     )
+    if settings.family == "scorer" and settings.scorer == "boosted":
+        return _of_scorer(config, problem)
+    if in_groups:
+        return _of_groups(config, problem)
+    if settings.family == "scheduled":
+        rows = jnp.full((settings.rows, number), 1 / number, jnp.float32)
+        return _along_gradient(config, rows, lambda rows: rows)
+    weights = jnp.full(number, 1 / number, jnp.float32)
+    return _along_gradient(config, weights, lambda weights: weights[None])
 
 
-def _of_groups(config: ExperimentConfig, problem: PolicyProblem, num_rows: int) -> Family:
+def _along_gradient(
+    config: ExperimentConfig, start: jax.Array, shares: Callable[[Any], jax.Array]
+) -> Family:
+    """psi on simplices, moved by the meta-optimiser along its gradient."""
+    optimizer = meta_optimizer(config.outer, config.policy.explore)
+
+    def move(psi: Any, state: Any, slopes: jax.Array) -> tuple[Any, Any]:
+        _, pull = jax.vjp(shares, psi)
+        return optimizer.update(pull(slopes)[0], state, psi)
+
+    return Family(start, shares, optimizer.init, jax.jit(move))
+
+
+def _of_groups(config: ExperimentConfig, problem: PolicyProblem) -> Family:
     if problem.groups is None:
         raise UserError(
             "policy.family group needs the groups of the training examples: set data.group to a "
@@ -66,15 +69,13 @@ def _of_groups(config: ExperimentConfig, problem: PolicyProblem, num_rows: int) 
         )
     groups = jnp.asarray(problem.groups)
     sizes = np.bincount(problem.groups, minlength=len(problem.group_names))
+    num_rows = config.policy.rows if config.policy.family == "scheduled" else 1
     start = np.broadcast_to(sizes / sizes.sum(), (num_rows, len(sizes)))
-    of_each = jnp.asarray(1 / np.maximum(sizes, 1), jnp.float32)[groups]
 
-    def shares(weights: jax.Array) -> jax.Array:
-        return weights[:, groups] * of_each[None]
+    def shares(rows: jax.Array) -> jax.Array:
+        return lljax.scheduled_weights(rows, groups=groups, num_steps=num_rows)
 
-    return Family(
-        jnp.asarray(start, jnp.float32), shares, meta_optimizer(config.outer, config.policy.explore)
-    )
+    return _along_gradient(config, jnp.asarray(start, jnp.float32), shares)
 
 
 def _of_scorer(config: ExperimentConfig, problem: PolicyProblem) -> Family:
@@ -96,7 +97,7 @@ def _of_scorer(config: ExperimentConfig, problem: PolicyProblem) -> Family:
     def shares(psi: jax.Array) -> jax.Array:
         return jax.nn.softmax(jnp.sum(values * psi[where], axis=1))[None]
 
-    def improve(psi: jax.Array, method: jax.Array, slopes: np.ndarray) -> tuple[Any, Any]:
+    def move(psi: jax.Array, momentum: jax.Array, slopes: jax.Array) -> tuple[Any, Any]:
         weights = np.asarray(shares(psi), np.float64)[0]
         slope = np.asarray(slopes, np.float64)[0]
         direction = smooth(features, slope - weights @ slope)
@@ -104,17 +105,10 @@ def _of_scorer(config: ExperimentConfig, problem: PolicyProblem) -> Family:
         moved = moved - weights @ moved
         spread = np.sqrt(((1 - explore) * weights + explore / number) @ np.square(moved))
         step = direction / spread if spread > 0 else direction
-        method = settings.momentum * method + jnp.asarray(step, jnp.float32)
-        return psi - settings.learning_rate * method, method
+        momentum = settings.momentum * momentum + jnp.asarray(step, jnp.float32)
+        return psi - settings.learning_rate * momentum, momentum
 
-    state = lljax.MetaOptimizer(jnp.zeros_like, _no_update)
-    return Family(jnp.zeros(columns.size, jnp.float32), shares, state, improve)
-
-
-def _no_update(
-    policy_grad: Any, state: Any, policy: Any, scale: Any = 1.0, known: Any = None
-) -> tuple[Any, Any]:
-    raise AssertionError("a scorer is moved by its own `improve`")
+    return Family(jnp.zeros(columns.size, jnp.float32), shares, jnp.zeros_like, move)
 
 
 def features_of(problem: PolicyProblem) -> Any:

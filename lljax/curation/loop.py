@@ -73,8 +73,6 @@ class Curation:
         self._gradient = DrawnGradient(problem, config, plan, source)
         self._sweeps = SweepCheckpoints(workdir.sweep, config.outer.checkpoint_seconds, run)
         self._shares = jax.jit(family.shares)
-        self._pull = jax.jit(lambda psi, slopes: jax.vjp(family.shares, psi)[1](slopes)[0])
-        self._move = jax.jit(family.optimizer.update)
         self._averaged = jax.jit(_averaged)
         self._key = jax.random.key(config.seed)
 
@@ -126,7 +124,7 @@ class Curation:
         return StateCheckpoints(self._workdir.checkpoints, template, self._run)
 
     def _first_state(self, psi: Any, auc: jax.Array) -> State:
-        return State(psi, self._family.optimizer.init(psi), psi, psi, auc, jnp.int32(0))
+        return State(psi, self._family.begin(psi), psi, psi, auc, jnp.int32(0))
 
     def _begin(self, checkpoints: StateCheckpoints) -> State:
         """Outer step 0: conventional training, on the validation runs."""
@@ -136,30 +134,25 @@ class Curation:
         divergence.check_curve(curve.mean(axis=0), steps, rate, "validation")
         auc = float(self._evaluation.auc(curve).mean())
         state = self._first_state(psi, jnp.float32(auc))
-        self._record(0, state, None, auc, True, started, checkpoints)
+        self._record(0, state, np.nan, auc, True, started, checkpoints)
         return state
 
     def _outer_step(self, step: int, state: State, checkpoints: StateCheckpoints) -> State:
         started, outer = time.monotonic(), self._config.outer
         keys = run_keys(self._key, step, outer.runs)
-        runs = self._source.draw(self._shares(state.psi), keys)
+        shares = self._shares(state.psi)
+        runs = self._source.draw(shares, keys)
         with ResumableSweep(self._gradient, self._sweeps, step, runs, checkpoints) as sweep:
             sweep.forward()
             slopes = sweep.backward().policy_grad
             desired_auc = float(sweep.sweep.objective)
-        to_shares = self._source.to_shares
-        of_shares = to_shares(self._shares(state.psi), runs.inputs.index, jnp.asarray(slopes))
-        improve = self._family.improve
-        gradient = of_shares if improve is not None else self._pull(state.psi, of_shares)
+        gradient = self._source.to_shares(shares, runs.inputs.index, jnp.asarray(slopes))
         if bool(is_finite(gradient)) and np.isfinite(desired_auc):
-            if improve is not None:
-                moved = improve(state.psi, state.method, np.asarray(gradient))
-            else:
-                moved = self._move(gradient, state.method, state.psi)
+            moved = self._family.move(state.psi, state.method, gradient)
             state = self._averaged(state, *moved, step)
         else:
             log(f"warning: outer step {step} is left out: its meta-gradient is not finite")
-        validation, best = None, False
+        validation, best = np.nan, False
         if step % outer.validate_every == 0:
             state, validation, best = self._compare(step, state)
         self._record(step, state, desired_auc, validation, best, started, checkpoints)
@@ -196,28 +189,29 @@ class Curation:
         self,
         step: int,
         state: State,
-        desired_auc: float | None,
-        validation_auc: float | None,
+        desired_auc: float,
+        validation_auc: float,
         best: bool,
         started: float,
         checkpoints: StateCheckpoints,
     ) -> None:
-        """Writes an outer step's metrics, then its checkpoint, so that no metrics are missing."""
-        ratio = None
-        if desired_auc is not None and np.isfinite(desired_auc):
-            ratio = float(np.log(self._num_symbols)) / desired_auc
+        """Writes an outer step's metrics, then its checkpoint, so that no metrics are missing.
+
+        An AUC that was not measured is NaN.
+        """
+        desired = number(desired_auc)
         line: Metrics = {
             "outer_step": step,
-            "objective": None if desired_auc is None else number(desired_auc),
-            "desired_auc": None if desired_auc is None else number(desired_auc),
-            "compression_ratio": ratio,
-            "validation_auc": None if validation_auc is None else number(validation_auc),
+            "objective": desired,
+            "desired_auc": desired,
+            "compression_ratio": number(np.log(self._num_symbols) / desired_auc),
+            "validation_auc": number(validation_auc),
             "desired_acceleration_ratio": None,
             "validation_acceleration_ratio": None,
             "optimality_gap": None,
             "step_size": self._config.outer.learning_rate,
             "accepted": True,
-            "trial_objective": None if desired_auc is None else number(desired_auc),
+            "trial_objective": desired,
             "best": best,
             "seconds": round(time.monotonic() - started, 3),
         }

@@ -16,8 +16,6 @@ from lljax.engine.metrics import number
 from lljax.tasks.origins import Origins
 from lljax.tasks.problem import PolicyProblem
 
-SETS = schema.SETS
-
 
 class Measured(NamedTuple):
     """The loss curves of one policy over fresh runs: by set [R, T+1]."""

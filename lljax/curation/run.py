@@ -157,11 +157,11 @@ def _scorer(
         scores = np.asarray(features @ weights, np.float64)
         top = scores.max()
         bias = float(-top - np.log(np.exp(scores - top).mean()))  # so that the mean weight is 1
-        return Scorer(weights, bias, 0.0), features
+        return Scorer(weights, bias), features
     log("fitting the scorer")
     return fit_scorer(features, np.asarray(family.shares(state.best))[0]), features
 
 
 def _measure(evaluation: Evaluation, shares: jax.Array, keys: jax.Array, label: str) -> Measured:
-    curves = evaluation.curves(shares, keys, results.SETS, label)
+    curves = evaluation.curves(shares, keys, schema.SETS, label)
     return Measured({name: evaluation.at_all_steps(curve) for name, curve in curves.items()})

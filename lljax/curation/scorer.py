@@ -46,8 +46,6 @@ class Scorer:
 
     weights: np.ndarray  # [F] float32
     bias: float
-    penalty: float
-    """Of the regression, chosen by leaving examples out; 0 of one that was optimised itself."""
 
     def __call__(self, features: Any) -> np.ndarray:
         """[B, F] -> scores [B]."""
@@ -55,13 +53,13 @@ class Scorer:
 
     def save(self, path: Path) -> None:
         buffer = io.BytesIO()
-        np.savez(buffer, weights=self.weights, bias=self.bias, penalty=self.penalty)
+        np.savez(buffer, weights=self.weights, bias=self.bias)
         write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Scorer":
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["weights"], float(arrays["bias"]), float(arrays["penalty"]))
+            return cls(arrays["weights"], float(arrays["bias"]))
 
 
 def fit_scorer(features: Any, shares: np.ndarray) -> Scorer:
@@ -79,7 +77,7 @@ def fit_scorer(features: Any, shares: np.ndarray) -> Scorer:
 
     targets = log_weights(shares)
     ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)
-    return Scorer(np.asarray(ridge.coef_, np.float32), float(ridge.intercept_), float(ridge.alpha_))
+    return Scorer(np.asarray(ridge.coef_, np.float32), float(ridge.intercept_))
 
 
 def smooth(features: Any, values: np.ndarray) -> np.ndarray:
