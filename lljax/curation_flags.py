@@ -3,14 +3,13 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
+from lljax.curation.writers import ENDINGS, Format
 from lljax.errors import UserError
 from lljax.failures import in_words
 from lljax.flags import read_flags, without_tilde
 from lljax.safe_text import printable
-
-Format = Literal["jsonl", "csv", "parquet", "arrayrecord"]
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -100,8 +99,6 @@ def score(arguments: Sequence[str]) -> None:
 
     workdir, data, form, out, choice = read_flags(read, prog="lljax score", arguments=arguments)
     workdir = without_tilde(workdir)
-    from lljax.curation.writers import ENDINGS
-
     path = workdir / f"scored{ENDINGS[form]}" if out is None else without_tilde(out)
     with in_words("score", workdir):
         done = score(workdir, data, form, path, **choice)

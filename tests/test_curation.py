@@ -272,3 +272,17 @@ def test_arrays_of_a_file(tmp_path):
 )
 def test_settings_that_do_not_fit(tmp_path, changes, words):
     assert_refused(call("run", "perceptron", "--workdir", tmp_path / "w", *changes), words)
+
+
+def test_a_transfer_can_be_made_again_once_the_manifest_knows_it(tmp_path):
+    """The manifest of a run that is drawn again has transfer.json, which is then written anew."""
+    short = ("--inner.num-steps", "10", "--outer.num-steps", "1", "--outer.validate-every", "1")
+    given = ("--workdir", tmp_path, *short, *RUNS, "--data.num-train", "64")
+    assert call("run", "noisy_labels", *given).returncode == 0
+    assert call("transfer", tmp_path, "--seeds", "1").returncode == 0
+    (tmp_path / "report.html").unlink()
+    assert call("run", "noisy_labels", *given).returncode == 0
+    result = call("transfer", tmp_path, "--seeds", "2")
+    assert result.returncode == 0, result.stderr
+    result = call("report", tmp_path)
+    assert result.returncode == 0, result.stderr

@@ -28,6 +28,7 @@ OVER_RUNS = (
     optional("runs", OBJECT, "of a family that is not dense: what single runs show"),
     Field("runs.acceleration_ratios", NUMBERS_LIST, "on the test set, of each fresh run"),
     optional("runs.oracle_acceleration_ratios", NUMBERS_LIST, "of weights that know the truth"),
+    optional("runs.flops", NUMBER, "of all meta-gradients"),
     optional("runs.effective_sample_size", NUMBER, "1 / sum of squared weights"),
     optional("runs.scorer_correlation", NUMBER, "of a scorer, with the weights it is fitted to"),
 )

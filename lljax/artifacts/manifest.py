@@ -22,11 +22,14 @@ def write_manifest(folder: Path) -> None:
 
 
 def renew_report(folder: Path) -> None:
-    """Takes a report that was drawn again into the manifest; does nothing where there is none."""
+    """Takes what was made of a finished run since into the manifest: a report that was drawn again,
+    and transfer.json. Does nothing where there is no manifest."""
     files = read_manifest(folder)
     if files is not None:
-        kept = {name: digest for name, digest in files.items() if not is_of_report(name)}
-        _write(folder, kept | {name: _digest(folder / name) for name in _report_files(folder)})
+        later = schema.TRANSFER_FILE
+        kept = {n: d for n, d in files.items() if not is_of_report(n) and n != later}
+        made = [*_report_files(folder), *([later] if (folder / later).exists() else [])]
+        _write(folder, kept | {name: _digest(folder / name) for name in made})
 
 
 def read_manifest(folder: Path) -> dict[str, str] | None:

@@ -17,6 +17,7 @@ from lljax.artifacts.files import (
     write_summary,
 )
 from lljax.curation import results
+from lljax.curation.cost import finding_flops
 from lljax.curation.drawn import RunSource
 from lljax.curation.evaluation import TEST, Evaluation
 from lljax.curation.families import Family, build_family, features_of
@@ -26,6 +27,7 @@ from lljax.curation.scorer import Scorer, fit_scorer, log_weights, shares_of
 from lljax.engine import summary
 from lljax.engine.claim import Claim
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
+from lljax.engine.metrics import number
 from lljax.engine.progress import log
 from lljax.engine.run import device_name, versions
 from lljax.engine.trackers import find_trackers, open_trackers
@@ -124,6 +126,8 @@ def _write_results(
     evaluate = time.monotonic() - started
     numbers = results.summarise(problem, shares, measured)
     numbers["runs"]["scorer_correlation"] = correlation
+    made = lines[-1]["outer_step"]
+    numbers["runs"]["flops"] = number(finding_flops(problem, config, made))
     facts: dict[str, Any] = {
         **summary.made_by(),
         "task": experiment.task.name,
@@ -133,7 +137,7 @@ def _write_results(
         "device": device_name(),
         "versions": versions(),
         "inner_steps": num_steps,
-        "outer_steps": lines[-1]["outer_step"],
+        "outer_steps": made,
         "best_outer_step": int(state.best_step),
         "seconds": {
             "optimize": round(optimize, 2),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lljax.artifacts.schema import lookup
-from lljax.curation.export import COLUMNS, draw_without_replacement
+from lljax.curation.choice import COLUMNS, check_choice, choose
 from lljax.curation.loaded import Run, load_run
 from lljax.curation.scorer import LEAST, MOST, Scorer
 from lljax.curation.writers import Format, open_writer
@@ -95,10 +95,7 @@ def score(
     """
     if data.path is None:
         raise UserError("--data.path must say what to score: a file, a folder, a URL or tfds:NAME.")
-    if keep is not None and sample is not None:
-        raise UserError("--keep and --sample both say how many documents are written. Give one.")
-    if keep is not None and not 0 < keep <= 1:
-        raise UserError(f"--keep must be a share in (0, 1]; got {keep}.")
+    check_choice(keep, sample)
     run = load_run(workdir)
     scorer, tokenizer, context = run.scorer(), _tokenizer(run), lookup(run.config, "data.context")
     settings = TextSettings(**dataclasses.asdict(data), context=context)
@@ -115,18 +112,11 @@ def score(
         log(f"warning: {in_words(left_out)}")
     weights = np.clip(np.exp(scores.astype(np.float64)), LEAST, MOST)
     probabilities = weights / weights.sum()
+    ranked = np.argsort(-scores, kind="stable")
     ranks = np.empty(len(scores), np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    chosen = np.ones(len(scores), bool)
-    if keep is not None:
-        chosen = ranks <= max(1, round(keep * len(scores)))
-    if sample is not None:
-        if not 1 <= sample <= len(scores):
-            raise UserError(
-                f"--sample must be from 1 to {len(scores)}, the documents; got {sample}."
-            )
-        chosen = np.zeros(len(scores), bool)
-        chosen[draw_without_replacement(probabilities, sample, seed)] = True
+    ranks[ranked] = np.arange(1, len(scores) + 1)
+    chosen = np.zeros(len(scores), bool)
+    chosen[choose(ranked, probabilities, keep, sample, seed)] = True
     number = 0
     with (
         Progress("writing", len(scores), " documents") as progress,
@@ -135,9 +125,7 @@ def score(
         rows: list[dict[str, Any]] = []
         for batch in _counted(_batches(settings, {}), progress):
             for document, source in batch:
-                if number >= len(scores):
-                    raise UserError(f"--data.path: {data.path} changed while it was scored.")
-                if chosen[number]:
+                if number < len(scores) and chosen[number]:
                     rows.append(
                         {
                             "rank": int(ranks[number]),

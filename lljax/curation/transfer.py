@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from lljax.artifacts import schema
 from lljax.artifacts.files import write_json
 from lljax.artifacts.manifest import renew_report
 from lljax.curation import results
+from lljax.curation.cost import training_flops
 from lljax.curation.drawn import RunSource
 from lljax.curation.evaluation import Evaluation
 from lljax.curation.loaded import Run, load_run
@@ -32,15 +33,6 @@ from lljax.tasks.config_file import TASKS
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
 
 KIND = 3  # of the keys of such runs: neither validation's nor test's
-
-
-class Cost(NamedTuple):
-    """Floating-point operations."""
-
-    finding: float
-    """The policy: all meta-gradients of the run."""
-    training: float
-    """One conventional run of the model here."""
 
 
 def default_experiment(workdir: Path) -> Experiment:
@@ -114,8 +106,8 @@ def transfer(workdir: Path, experiment: Experiment, seeds: int = 5) -> dict[str,
         arm: train(evaluation, arm_shares, keys, arm)
         for arm, arm_shares in _arms(problem, shares, seeds).items()
     }
-    cost = _cost(run, original, config, problem)
-    found = _numbers(evaluation, arms, cost)
+    finding = run.summary["runs"].get("flops")
+    found = _numbers(evaluation, arms, finding, training_flops(problem, config.inner))
     found |= {
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
         "num_train": problem.num_train,
@@ -215,30 +207,9 @@ def train(evaluation: Evaluation, shares: list[np.ndarray], keys: jax.Array, arm
     return Measured({name: evaluation.at_all_steps(curve) for name, curve in curves.items()})
 
 
-def _cost(run: Run, original: Experiment, config: Any, problem: PolicyProblem) -> Cost:
-    """Counted in forward passes: 3 of an example for a step, 11 for one of a meta-gradient."""
-    inner, outer = original.config.inner, original.config.outer
-    own = problem
-    if original.config.model != config.model:
-        own = build_problem(original)
-    size = inner.batch_size or own.num_train
-    desired = inner.desired_batch_size or len(jax.tree.leaves(own.desired)[0])
-    steps = run.summary["outer_steps"] * outer.runs * inner.num_steps
-    finding = steps * (11 * size + 4 * desired) * _forward_flops(own)
-    here = config.inner
-    batch = here.batch_size or problem.num_train
-    return Cost(finding, 3 * here.num_steps * batch * _forward_flops(problem))
-
-
-def _forward_flops(problem: PolicyProblem) -> float:
-    """Of one example, counted by the compiler."""
-    batch = jax.tree.map(lambda leaf: leaf[:8], problem.train)
-    compiled = jax.jit(problem.loss_fn).lower(problem.params, batch).compile()
-    analysis: Any = compiled.cost_analysis() or {}
-    return analysis.get("flops", np.nan) / len(jax.tree.leaves(batch)[0])
-
-
-def _numbers(evaluation: Evaluation, arms: dict[str, Measured], cost: Cost) -> dict[str, Any]:
+def _numbers(
+    evaluation: Evaluation, arms: dict[str, Measured], finding: float | None, training: float
+) -> dict[str, Any]:
     uniform = arms["uniform"]
     found: dict[str, Any] = {"steps": evaluation.steps.tolist(), "arms": {}}
     mean = jnp.asarray(uniform.mean()["test"])
@@ -252,13 +223,13 @@ def _numbers(evaluation: Evaluation, arms: dict[str, Measured], cost: Cost) -> d
             "curve": [number(loss) for loss in curve[evaluation.steps]],
         }
     ratio = found["arms"]["curated"]["acceleration_ratio"]
-    saved = None if ratio is None else cost.training * (1 - 1 / ratio)
+    saved = None if ratio is None else training * (1 - 1 / ratio)
     break_even = None
-    if saved is not None and np.isfinite(saved) and saved > 0:
-        break_even = number(cost.finding / saved)
+    if finding is not None and saved is not None and np.isfinite(saved) and saved > 0:
+        break_even = number(finding / saved)
     found["flops"] = {
-        "finding": number(cost.finding),
-        "training": number(cost.training),
+        "finding": finding,
+        "training": number(training),
         "saved": None if saved is None else number(saved),
         "break_even_runs": break_even,
     }

@@ -120,14 +120,14 @@ def transfer_sentence(transfer: Mapping[str, Any]) -> str:
     flops = transfer["flops"]
     text = (
         f"{setting} The curated data help in all {len(pairs)} fresh runs, and more than a random "
-        f"subset of the same effective size in {wins}. Finding them took "
-        f"{flops['finding']:.2g} FLOPs"
+        f"subset of the same effective size in {wins}."
     )
     if not is_number(flops["break_even_runs"]):
-        return f"{text}."
+        return text
     return (
-        f"{text}, and one such training run saves {flops['saved']:.2g} of {flops['training']:.2g}: "
-        f"it pays from {flops['break_even_runs']:.3g} runs of this size on."
+        f"{text} Finding them took {flops['finding']:.2g} FLOPs, and one such training run saves "
+        f"{flops['saved']:.2g} of {flops['training']:.2g}: it pays from "
+        f"{flops['break_even_runs']:.3g} runs of this size on."
     )
 
 
