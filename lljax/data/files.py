@@ -20,9 +20,6 @@ BY_FILE, BY_FOLDER = "file", "folder"
 """What `data.group` may be beside the name of a field."""
 
 
-_TOO_LONG = object()
-
-
 class Reading(NamedTuple):
     """How files are read: the settings of `TextSettings` that say so."""
 
@@ -151,33 +148,24 @@ class SourceFile:
 
     def _record_documents(self) -> Iterator[Document]:
         reading, by_file = self._reading, self._group()
-        for place, value, at in self._whole_records():
-            if value is _TOO_LONG:
-                yield Document("", place, None, reading.longest + 1, is_whole=False, counts=False)
-                return
-            where = f"{self._where}: {at}"
-            text = fields.text_of(value, reading.field, reading.template, where)
-            group = by_file
-            if reading.group is not None and by_file is None:
-                group = fields.group_of(value, reading.group, where)
-            for part in [text] if reading.mark is None else text.split(reading.mark):
-                # JSON can spell half of a surrogate pair, which no UTF-8 text holds.
-                encoded = part.encode("utf-8", "replace")
-                whole = len(encoded) <= reading.longest
-                part = encoded[: reading.longest].decode("utf-8", "ignore").strip()
-                yield Document(part, place, group, len(encoded), whole)
-
-    def _whole_records(self) -> Iterator[records.Record]:
-        """The records up to one that is too long to be read; `_TOO_LONG` stands for that one."""
         place = -1
         try:
-            for record in self._records():
-                place = record.place
-                yield record
+            for place, value, at in self._records():
+                where = f"{self._where}: {at}"
+                text = fields.text_of(value, reading.field, reading.template, where)
+                group = by_file
+                if reading.group is not None and by_file is None:
+                    group = fields.group_of(value, reading.group, where)
+                for part in [text] if reading.mark is None else text.split(reading.mark):
+                    # JSON can spell half of a surrogate pair, which no UTF-8 text holds.
+                    encoded = part.encode("utf-8", "replace")
+                    whole = len(encoded) <= reading.longest
+                    part = encoded[: reading.longest].decode("utf-8", "ignore").strip()
+                    yield Document(part, place, group, len(encoded), whole)
         except records.TooLong:
             if place < 0:
-                raise
-            yield records.Record(place + 1, _TOO_LONG, "")
+                raise  # not even the first one can be read
+            yield Document("", place + 1, None, reading.longest + 1, is_whole=False, counts=False)
 
     def _records(self) -> Iterator[records.Record]:
         reading, where = self._reading, self._where

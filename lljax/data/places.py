@@ -8,7 +8,7 @@ import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
-from lljax.data import remote
+from lljax.data import cache, remote
 from lljax.data.errors import TextError
 from lljax.data.unpacking import PACKED_ENDINGS
 from lljax.safe_text import printable, without_secrets
@@ -70,16 +70,18 @@ def find(value: str, setting: str, downloads: Path, max_bytes: int) -> Places:
                 raise TextError(f"{setting}: there is no file {shown(value)}.{_near(path)}")
             return Places([Place(path, shown(value))], are_many=False)
         found = sorted(Path(name) for name in glob.glob(os.fspath(path), recursive=True))
-        files = list({one.resolve(): one for one in reversed(found) if one.is_file()}.values())[
-            ::-1
-        ]
+        files: dict[Path, Path] = {}  # one that is found by two names is one
+        for one in found:
+            if one.is_file():
+                files.setdefault(one.resolve(), one)
     except (OSError, ValueError) as error:
         # E.g. a name longer than the file system allows, or with a character that none has.
         reason = getattr(error, "strerror", None) or error
         raise TextError(f"{where} cannot be read: {printable(str(reason))}.") from error
     if not files:
         raise TextError(f"{where} fits no file. A pattern goes in quotes; ** is any folder.")
-    return Places([Place(one, printable(os.fspath(one))) for one in files], are_many=True)
+    each = [Place(one, printable(os.fspath(one))) for one in files.values()]
+    return Places(each, are_many=True)
 
 
 def shown(text: str) -> str:
@@ -96,6 +98,11 @@ def expanded(path: str, setting: str) -> Path:
             f"{setting}: {shown(path)} begins with the home folder of a user that is not known. "
             f"Write the path out."
         ) from error
+
+
+def cache_folder(value: str | None) -> Path:
+    """The folder of data.cache_dir, or the default one."""
+    return cache.default_folder() if value is None else expanded(value, "data.cache_dir")
 
 
 def _fetch(url: str, downloads: Path, max_bytes: int) -> Places:

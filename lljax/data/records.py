@@ -6,6 +6,7 @@ from 0. Of columns only those that are wanted are read, and never more than a ba
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -27,28 +28,27 @@ class Record(NamedTuple):
     """Where it is, for messages, e.g. "line 3"."""
 
 
-def lines(file: BinaryIO, encoding: str, where: str, longest: int) -> Iterator[tuple[int, str]]:
-    """The lines of a text, numbered from 1; none is longer than `longest` characters.
+def lines(file: BinaryIO, encoding: str, where: str, longest: float = math.inf) -> Iterator[str]:
+    """The lines of a text, without their ends.
 
     Raises:
-      TextError: the first line is longer. At a later one the lines end, and `TooLong` is raised.
+      TooLong: one has more than `longest` characters.
     """
     rest, number = "", 0
     for block in text_blocks(file, encoding, where):
         *whole, rest = (rest + block).split("\n")
-        for line in whole:
-            number += 1
-            yield number, line
+        yield from whole
+        number += len(whole)
         if len(rest) > longest:
             raise TooLong(number + 1, longest)
     if rest:
-        yield number + 1, rest
+        yield rest
 
 
 class TooLong(Exception):
     """A line has more than so many characters; `line` is its number."""
 
-    def __init__(self, line: int, longest: int):
+    def __init__(self, line: int, longest: float):
         super().__init__(line, longest)
         self.line, self.longest = line, longest
 
@@ -56,7 +56,7 @@ class TooLong(Exception):
 def json_lines(file: BinaryIO, encoding: str, where: str, longest: int) -> Iterator[Record]:
     """The values of a file with one JSON value a line; empty lines are left out."""
     place = 0
-    for number, line in lines(file, encoding, where, longest):
+    for number, line in enumerate(lines(file, encoding, where, longest), start=1):
         if not line.strip():
             continue
         try:
@@ -105,15 +105,8 @@ def table(file: BinaryIO, encoding: str, where: str, delimiter: str) -> Iterator
     """The rows of a CSV file with a header, as RFC 4180 has them: a cell may hold line ends."""
     csv.field_size_limit(_LONGEST_CELL)
 
-    def all_lines() -> Iterator[str]:
-        rest = ""
-        for block in text_blocks(file, encoding, where):
-            *whole, rest = (rest + block).split("\n")
-            yield from (f"{line}\n" for line in whole)
-        if rest:
-            yield rest
-
-    reader = csv.reader(all_lines(), delimiter=delimiter, strict=True)
+    ended = (f"{line}\n" for line in lines(file, encoding, where))
+    reader = csv.reader(ended, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         place = 0

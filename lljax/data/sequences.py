@@ -18,6 +18,7 @@ import numpy as np
 from lljax.data import cache, catalogue, remote
 from lljax.data.account import TokenCounts
 from lljax.data.errors import TextError
+from lljax.data.places import expanded
 from lljax.data.progress import Progress, log
 from lljax.data.splits import SequenceSplit, deal, split_sequences
 from lljax.data.text import Text, TextSettings, read_text
@@ -99,11 +100,10 @@ def _fingerprint(documents: list[str], settings: TextSettings) -> str:
     """Of everything that determines the windows; how the documents were found does not."""
     digest = hashlib.sha256()
     if settings.tokenizer is not None:
-        path = Path(settings.tokenizer).expanduser()
-        if path.is_dir():
-            digest.update(json.dumps(_load(path).kept).encode() + _load(path).model)
+        if (own := _of_a_run(settings)) is not None:
+            digest.update(json.dumps(own.kept).encode() + own.model)
         else:
-            digest.update(read_model(path))
+            digest.update(read_model(Path(settings.tokenizer)))
     digest.update(f"|{_FORMAT}|{settings.tokenizer is not None}".encode())
     digest.update(f"|{settings.vocab_size}|{settings.context}".encode())
     for document in documents:
@@ -112,36 +112,40 @@ def _fingerprint(documents: list[str], settings: TextSettings) -> str:
     return digest.hexdigest()[:32]
 
 
-def _load(folder: Path) -> Tokenizer:
-    """The tokenizer that a run left in its workdir.
+def _of_a_run(settings: TextSettings) -> Tokenizer | None:
+    """The tokenizer that a run left in its workdir; None where data.tokenizer names no folder.
 
     Raises:
-      TextError: there is none.
+      TextError: there is none in the folder, or it has another number of tokens.
     """
+    if settings.tokenizer is None:
+        return None
+    folder = expanded(settings.tokenizer, "data.tokenizer")
+    if not folder.is_dir():
+        return None
     try:
-        return Tokenizer.load(folder)
+        tokenizer = Tokenizer.load(folder)
     except (OSError, ValueError, LookupError) as error:
         raise TextError(
             f"data.tokenizer: the folder {printable(str(folder))} holds no tokenizer of a run. "
             f"Give the workdir of one, or a file such as tokenizer.model."
         ) from error
+    if tokenizer.vocab_size != settings.vocab_size:
+        raise TextError(
+            f"data.vocab_size is {settings.vocab_size}, but the tokenizer of "
+            f"{printable(str(folder))} has {tokenizer.vocab_size} tokens. Set data.vocab_size to "
+            f"that."
+        )
+    return tokenizer
 
 
 def _make_windows(text: Text, settings: TextSettings) -> Sequences:
     documents = text.documents
-    if settings.tokenizer is not None:
-        path = Path(settings.tokenizer).expanduser()
-        if path.is_dir():
-            tokenizer = _load(path)
-            if tokenizer.vocab_size != settings.vocab_size:
-                raise TextError(
-                    f"data.vocab_size is {settings.vocab_size}, but the tokenizer of "
-                    f"{printable(str(path))} has {tokenizer.vocab_size} tokens. Set "
-                    f"data.vocab_size to that."
-                )
-        else:
-            tokenizer = load_tokenizer(path, settings.vocab_size, documents)
-    else:
+    tokenizer = _of_a_run(settings)
+    if tokenizer is None and settings.tokenizer is not None:
+        path = Path(settings.tokenizer)
+        tokenizer = load_tokenizer(path, settings.vocab_size, documents)
+    elif tokenizer is None:
         tokenizer = train_tokenizer(documents, settings.vocab_size)
     width = settings.context + 1
     sizes = _Sizes()

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from lljax.data import cache, fields, places
+from lljax.data import fields, places
 from lljax.data.decoding import check_encoding
 from lljax.data.errors import TextError
 from lljax.data.files import Reading
@@ -77,9 +77,7 @@ class TextSettings:
 
     @property
     def cache_folder(self) -> Path:
-        if self.cache_dir is None:
-            return cache.default_folder()
-        return places.expanded(self.cache_dir, "data.cache_dir")
+        return places.cache_folder(self.cache_dir)
 
     @property
     def sources(self) -> list[tuple[str, str | None]]:

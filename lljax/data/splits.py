@@ -162,7 +162,7 @@ def _deal(
         most = counts[documents]
         used = len(documents)
         if number is not None:
-            most = np.minimum(most, max(1, int(number * share + 1e-9)))
+            most = np.minimum(most, max(1, int(number * share)))
             used = int(np.searchsorted(np.cumsum(most), number)) + 1 if number else 0
         if used > len(documents) or (number is None and not used):
             break

@@ -144,12 +144,12 @@ def _gather(
             else:
                 take_files(setting, value, settings, taken)
         if not taken.documents:
-            left_out = f" ({in_words(taken.left_out)})" if taken.left_out else ""
             if taken.also_desired:
                 raise TextError(
                     f"{source}: all of its documents are in the desired text too, where they are "
                     f"needed for judging. Give others to train on."
                 )
+            left_out = f" ({in_words(taken.left_out)})" if taken.left_out else ""
             raise TextError(f"{source} holds no text{left_out}. Give a file with some.")
     except TextError:
         if taken.fetched is not None:

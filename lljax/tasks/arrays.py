@@ -1,10 +1,9 @@
 """Tables and pictures: a small model of arrays that a user has, or of hand-written digits."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lljax.data import cache
+from lljax.data.places import cache_folder
 from lljax.errors import UserError
 from lljax.field_types import check_fields
 from lljax.tasks.config import (
@@ -190,7 +189,7 @@ def _build(config: ArraysConfig) -> Problem:
 def _read(data: ArraysData) -> "tuple[Table, Table | None]":
     from lljax.data.arrays import read_digits, read_table
 
-    folder = cache.default_folder() if data.cache_dir is None else Path(data.cache_dir)
+    folder = cache_folder(data.cache_dir)
 
     def read(path: str, setting: str) -> "Table":
         return read_table(path, setting, data.features, data.labels, data.group, folder)
