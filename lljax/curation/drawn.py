@@ -10,8 +10,8 @@ import numpy as np
 import lljax
 from lljax.draws import draw_weights
 from lljax.engine.memory_plan import MemoryPlan
-from lljax.engine.meta_gradient import MetaGradient, Sweep
-from lljax.segments import OBJECTIVE
+from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.pieces import segments_of
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Params, StepInputs, TrainState
@@ -86,15 +86,7 @@ class DrawnGradient(MetaGradient):
     def __init__(
         self, problem: PolicyProblem, config: ExperimentConfig, plan: MemoryPlan, source: RunSource
     ):
-        inner = config.inner
-        segments = lljax.build_segments(
-            problem.loss_fn,
-            problem.optimizer,
-            desired_loss_fn=problem.desired_loss_fn,
-            memory=plan.within_segment,
-            microbatch_size=inner.microbatch_size,
-            second_order=problem.second_order,
-        )
+        segments = segments_of(problem, config.inner, memory=plan.within_segment)
         uniform = jax.ShapeDtypeStruct((1, problem.num_train), np.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.outer.runs))
         self._template = jax.eval_shape(source.draw, uniform, keys)
@@ -118,26 +110,13 @@ class DrawnGradient(MetaGradient):
         self._backward = jax.jit(jax.vmap(backward, in_axes=(0, 0, rows, *none), out_axes=(0, 1)))
         self._backward_active = self._backward
         self._active_set = False
-        self._plan = plan
-        self._data = problem.train, problem.desired
-        self._watched = {}
-        self._resident = {}
-        self.num_segments = len(plan.segments)
-        self.cost = (3, 8 if plan.resident else 11)
+        grad_shape = self._template.inputs.weights.shape
+        curve_shape = plan.num_steps + 1, config.outer.runs
+        self._set_up(plan, (problem.train, problem.desired), {}, curve_shape, grad_shape)
 
     @property
     def _desired_axis(self) -> int | None:
         return None if self._template.inputs.desired_index is None else 0
-
-    def new_sweep(self) -> Sweep:
-        state, cotangent = self._trees
-        slopes = self._template.inputs.weights
-        return Sweep(
-            {OBJECTIVE: np.zeros((self._plan.num_steps + 1, slopes.shape[1]), np.float32)},
-            [np.zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
-            [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
-            np.zeros(slopes.shape, slopes.dtype),
-        )
 
     def _begin(self, policy: Runs) -> tuple[TrainState, dict[str, jax.Array]]:
         return self._start(policy.params, self._data, self._watched, self._desired_at(policy, 0))

@@ -15,6 +15,7 @@ import numpy as np
 
 import lljax
 from lljax.curation.drawn import Runs, RunSource, run_keys
+from lljax.engine.pieces import segments_of
 from lljax.engine.progress import AnalysisProgress
 from lljax.segments import OBJECTIVE
 from lljax.tasks.config import ExperimentConfig
@@ -40,14 +41,7 @@ class Evaluation:
         self._problem, self._source = problem, source
         self.steps = measured_steps(inner.num_steps)
         self._has_index = inner.batch_size is not None
-        self._segments = functools.partial(
-            lljax.build_segments,
-            problem.loss_fn,
-            problem.optimizer,
-            desired_loss_fn=problem.desired_loss_fn,
-            microbatch_size=inner.microbatch_size,
-            second_order=problem.second_order,
-        )
+        self._segments = functools.partial(segments_of, problem, inner)
         self._start = jax.jit(jax.vmap(self._segments().start, in_axes=(0, None, None)))
         self._advances: dict[int, Any] = {}  # by the length of a stretch; two at most
 

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from lljax.curation.drawn import DrawnGradient, RunSource, run_keys
 from lljax.curation.evaluation import VALIDATION, Evaluation
 from lljax.curation.families import Family
-from lljax.curation.state_files import Restored, StateCheckpoints
 from lljax.engine import divergence, metrics
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.metrics import Metrics, number
 from lljax.engine.progress import log
 from lljax.engine.resumable import ResumableSweep
+from lljax.engine.state_checkpoints import Restored, StateCheckpoints
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
 from lljax.engine.trackers import Trackers
 from lljax.engine.workdir import Workdir
@@ -83,15 +83,7 @@ class Curation:
           UserError: another lljax began the run, or all of its checkpoints are missing.
         """
         with self._open_checkpoints() as checkpoints:
-            start = checkpoints.newest()
-            if start is None and not checkpoints.is_empty():
-                log(
-                    f"warning: no checkpoint in {self._workdir.checkpoints} can be used: the run "
-                    f"begins again at outer step 0"
-                )
-            elif start is None:
-                self._workdir.check_begin()
-        return start
+            return checkpoints.find_start(self._workdir)
 
     def optimize(self, start: Restored | None) -> State:
         """All outer steps that are not done yet, from what `find_start` found."""

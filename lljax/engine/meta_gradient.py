@@ -19,8 +19,9 @@ from jax.typing import ArrayLike
 
 import lljax
 from lljax.engine.memory_plan import MemoryPlan, num_bytes
+from lljax.engine.pieces import segments_of, watched
 from lljax.memory import OffloadStates
-from lljax.segments import OBJECTIVE
+from lljax.segments import OBJECTIVE, Data
 from lljax.step_control import OuterState
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
@@ -79,14 +80,12 @@ class MetaGradient:
     ):
         """With an `active_set`, examples without weight cost as little as they can."""
         build = functools.partial(
-            lljax.build_segments,
-            problem.loss_fn,
-            problem.optimizer,
+            segments_of,
+            problem,
+            inner,
             desired_loss_fn=problem.objective_loss_fn,
             watched_loss_fn=problem.desired_loss_fn,
             memory=plan.within_segment,
-            microbatch_size=inner.microbatch_size,
-            second_order=problem.second_order,
         )
         segments = build(zero_weight="slope_only" if active_set else "compute")
         compiled = [jax.jit(function) for function in segments]
@@ -95,23 +94,34 @@ class MetaGradient:
         self._backward_active = jax.jit(active)
         known = functools.partial(lljax.known_slopes, microbatch_size=inner.microbatch_size)
         self._active_set, self._known = active_set, jax.jit(known)
-        self._plan = plan
         self._params = problem.params
-        self._data = problem.train, problem.objective
-        self._watched = watched(problem)
         self._shape = plan.num_steps, problem.num_train
+        data = problem.train, problem.objective
+        self._set_up(plan, data, watched(problem), (plan.num_steps + 1,), self._shape)
+
+    def _set_up(
+        self,
+        plan: MemoryPlan,
+        data: Data,
+        watched: dict[str, Batch],
+        curve_shape: tuple[int, ...],
+        grad_shape: tuple[int, ...],
+    ) -> None:
+        """What does not depend on how the programs are made; the shapes are those of a sweep."""
+        self._plan, self._data, self._watched = plan, data, watched
+        self._curve_shape, self._grad_shape = curve_shape, grad_shape
         self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
         self.num_segments = len(plan.segments)
         self.cost = (3, 8 if plan.resident else 11)
 
     def new_sweep(self) -> Sweep:
         """One that has not begun; also the template to restore a saved one."""
-        (num_steps, _), (state, cotangent) = self._shape, self._trees
+        state, cotangent = self._trees
         return Sweep(
-            {name: np.zeros(num_steps + 1, np.float32) for name in (OBJECTIVE, *self._watched)},
+            {n: np.zeros(self._curve_shape, np.float32) for n in (OBJECTIVE, *self._watched)},
             [np.zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
             [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
-            np.zeros(self._shape, np.float32),
+            np.zeros(self._grad_shape, np.float32),
         )
 
     def compile(self) -> Programs:
@@ -231,12 +241,6 @@ class MetaGradient:
         state, _ = self._trees
         leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
-
-
-def watched(problem: PolicyProblem) -> dict[str, Batch]:
-    """The sets whose loss a sweep follows beside the objective, which may be the desired set."""
-    batches = {name: getattr(problem, name) for name in ("desired", "validation")}
-    return {name: batch for name, batch in batches.items() if batch is not problem.objective}
 
 
 def _put(stacked: list[np.ndarray], index: int, tree: Any) -> None:

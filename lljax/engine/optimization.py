@@ -12,12 +12,13 @@ from tqdm import tqdm
 import lljax
 from lljax.engine import divergence, metrics
 from lljax.engine.analyses import Analyses
-from lljax.engine.checkpoints import Checkpoints, Restored
+from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient, Sweep
 from lljax.engine.metrics import Metrics
 from lljax.engine.progress import log
 from lljax.engine.resumable import ResumableSweep
+from lljax.engine.state_checkpoints import Restored
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
 from lljax.engine.trackers import Trackers
 from lljax.engine.workdir import Workdir
@@ -85,15 +86,7 @@ class Optimization:
           UserError: an earlier lljax began the run, or all of its checkpoints are missing.
         """
         with self._open_checkpoints() as checkpoints:
-            start = checkpoints.newest()
-            if start is None and not checkpoints.is_empty():
-                log(
-                    f"warning: no checkpoint in {self._workdir.checkpoints} can be used: the run "
-                    f"begins again at outer step 0"
-                )
-            elif start is None:
-                self._workdir.check_begin()
-        return start
+            return checkpoints.find_start(self._workdir)
 
     def optimize(self, start: Restored | None) -> None:
         """All outer steps that are not done yet, from what `find_start` found."""

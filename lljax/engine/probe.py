@@ -12,7 +12,8 @@ import numpy as np
 import lljax
 from lljax.checks import num_examples
 from lljax.engine.memory_plan import MemoryPlan
-from lljax.engine.meta_gradient import MetaGradient, watched
+from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.pieces import watched
 from lljax.microbatch import split_microbatches
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem

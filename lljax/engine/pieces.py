@@ -1,0 +1,24 @@
+"""A problem's training runs in pieces, and the sets whose losses they follow."""
+
+from typing import Any
+
+import lljax
+from lljax.tasks.config import InnerConfig
+from lljax.tasks.problem import PolicyProblem
+from lljax.types import Batch
+
+
+def segments_of(problem: PolicyProblem, inner: InnerConfig, **more: Any) -> lljax.Segments:
+    """The pieces of a problem's training runs; `more` of `lljax.build_segments`."""
+    given = {
+        "desired_loss_fn": problem.desired_loss_fn,
+        "microbatch_size": inner.microbatch_size,
+        "second_order": problem.second_order,
+    }
+    return lljax.build_segments(problem.loss_fn, problem.optimizer, **(given | more))
+
+
+def watched(problem: PolicyProblem) -> dict[str, Batch]:
+    """The sets whose loss a sweep follows beside the objective, which may be the desired set."""
+    batches = {name: getattr(problem, name) for name in ("desired", "validation")}
+    return {name: batch for name, batch in batches.items() if batch is not problem.objective}
