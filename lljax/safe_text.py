@@ -13,6 +13,10 @@ _URL = re.compile(
 )
 
 
+LEFT_OUT = "?..."
+"""What stands for a URL's query and fragment where they are left out."""
+
+
 def printable(text: str) -> str:
     r"""The text with U+FFFD for every character that a terminal would obey or could not show.
 
@@ -30,4 +34,4 @@ def without_secrets(text: str) -> str:
     >>> without_secrets("--data.path 'https://host.org/get?token=1' was given")
     "--data.path 'https://host.org/get?...' was given"
     """
-    return _URL.sub(lambda url: url[1] + url[3] + ("?..." if url[4] else ""), text)
+    return _URL.sub(lambda url: url[1] + url[3] + (LEFT_OUT if url[4] else ""), text)

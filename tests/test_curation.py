@@ -230,6 +230,23 @@ def test_a_killed_run_ends_in_the_same_bytes(corpus, tmp_path):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
 
 
+def test_the_last_step_is_compared_and_patience_counts_comparisons(tmp_path):
+    short = ("--inner.num-steps", "10", "--data.num-train", "64", *RUNS)
+    steps = ("--outer.validate-every", "2", "--outer.num-steps")
+    assert (
+        call("run", "noisy_labels", "--workdir", tmp_path / "a", *short, *steps, 3).returncode == 0
+    )
+    lines = read_metrics(tmp_path / "a")
+    assert [line["validation_auc"] is None for line in lines] == [False, True, False, False]
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["best_outer_step"] == max(x["outer_step"] for x in lines if x["best"])
+    # At a rate that makes everything worse: the first comparison says so, and not before.
+    bad = (*short, "--outer.learning-rate", "50", "--outer.patience", "1", *steps, "6")
+    result = call("run", "noisy_labels", "--workdir", tmp_path / "b", *bad)
+    assert "stopped: no better validation AUC since outer step 0" in result.stderr
+    assert [line["outer_step"] for line in read_metrics(tmp_path / "b")] == [0, 1, 2]
+
+
 def test_noisy_labels_lose_their_weight(tmp_path):
     flags = ("--outer.num-steps", "8", "--outer.learning-rate", "0.3", "--outer.runs", "2")
     result = call("run", "noisy_labels", "--workdir", tmp_path, *flags)

@@ -14,7 +14,14 @@ import pyarrow.parquet
 import pytest
 from texts import DOCUMENTS
 
-from lljax.data.text import TextError, TextSettings, read_documents, read_text, stream_documents
+from lljax.data.text import (
+    LeftOut,
+    TextError,
+    TextSettings,
+    read_documents,
+    read_text,
+    stream_documents,
+)
 
 TEXTS = DOCUMENTS[:40]
 ROWS = [{"id": i, "text": text, "domain": "ab"[i % 2]} for i, text in enumerate(TEXTS)]
@@ -84,7 +91,7 @@ def test_content_tells_the_kind_whatever_the_name(tmp_path, kind, name):
     assert [origin.offset for origin in text.origins[:2]] == (
         [0, len(TEXTS[0]) + 13] if is_plain else [0, 1]
     )
-    assert [document.text for document, _ in stream_documents(settings, {})] == TEXTS
+    assert [document.text for document, _ in stream_documents(settings, LeftOut())] == TEXTS
 
 
 @pytest.mark.parametrize(
@@ -124,6 +131,27 @@ def test_damaged_files_are_named(tmp_path):
     path.write_bytes(gzip.compress(KINDS["Parquet"]))
     with pytest.raises(TextError, match=r"is a Parquet file within gzip.* Unpack it first"):
         read_text(TextSettings(path=str(path)))
+
+
+def test_two_columns_of_a_name_are_not_guessed(tmp_path):
+    rows = pyarrow.Table.from_arrays([["one"], ["two"], [3]], ["text", "text", "other"])
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text,other,text\none,3,two\n")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(TextError, match="2 columns of the name text"):
+            read_documents(TextSettings(path=str(path)))
+    (tmp_path / "b.csv").write_text("text,x,x\none,2,3\n")
+    assert read_documents(TextSettings(path=str(tmp_path / "b.csv"))) == ["one"]
+
+
+def test_moments_are_groups_though_python_has_no_form_for_them(tmp_path):
+    moments = pyarrow.array([0, 2**50, None], pyarrow.timestamp("s"))
+    rows = pyarrow.table({"text": ["one", "two", "three"], "when": moments})
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    text = read_text(TextSettings(path=str(tmp_path / "a.parquet"), group="when"))
+    groups = [origin.group for origin in text.origins]
+    assert groups[0].startswith("1970-01-01 00:00:00")
+    assert len({*groups}) == 3
 
 
 def test_nested_fields_and_chats(tmp_path):
@@ -227,8 +255,25 @@ def test_a_large_file_is_streamed(tmp_path):
         for i in range(40_000):
             file.write(json.dumps({"text": f"{i} " + "word " * 100}) + "\n")
     tracemalloc.start()
-    count = sum(1 for _ in stream_documents(TextSettings(path=str(path)), {}))
+    count = sum(1 for _ in stream_documents(TextSettings(path=str(path)), LeftOut()))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert count == 40_000
     assert peak < path.stat().st_size / 2
+
+
+@pytest.mark.parametrize("kind", ["records", "blank lines"])
+def test_a_stream_goes_on_behind_a_document_that_is_too_long(tmp_path, kind):
+    texts = ["one", "2 " * 2_000_000, "three", "4 " * 10_000_000, "five"]
+    lines = (json.dumps({"text": text}) for text in texts) if kind == "records" else texts
+    path = tmp_path / "corpus"
+    path.write_text(("\n" if kind == "records" else "\n\n").join(lines))
+    left_out = LeftOut()
+    settings = TextSettings(path=str(path), max_bytes=1 << 20)
+    found = [document for document, _ in stream_documents(settings, left_out)]
+    assert [document.text for document in found] == ["one", "three", "five"]
+    starts = [0, 4_000_007, 24_000_016]
+    assert [document.offset for document in found] == ([0, 2, 4] if kind == "records" else starts)
+    assert left_out == LeftOut({}, 2)
+    # One reads it as far as it goes.
+    assert read_documents(settings) == ["one"]

@@ -102,7 +102,9 @@ class Curation:
                 log(f"continuing after outer step {latest}, from {self._workdir.checkpoints}")
             with tqdm(total=outer.num_steps, initial=latest, disable=None, unit="step") as bar:
                 for step in range(latest + 1, outer.num_steps + 1):
-                    if metrics.is_out_of_patience(self.metrics, outer.patience):
+                    if self._is_compared(step - 1) and metrics.is_out_of_patience(
+                        self.metrics, outer.patience
+                    ):
                         best = metrics.best_step(self.metrics)
                         log(f"stopped: no better validation AUC since outer step {best}")
                         break
@@ -145,7 +147,7 @@ class Curation:
         else:
             log(f"warning: outer step {step} is left out: its meta-gradient is not finite")
         validation, best = np.nan, False
-        if step % outer.validate_every == 0:
+        if self._is_compared(step):
             state, validation, best = self._compare(step, state)
         self._record(step, state, desired_auc, validation, best, started, checkpoints)
         return state
@@ -165,10 +167,15 @@ class Curation:
 
     def _compare_last(self, state: State) -> State:
         """The last iterate is a candidate too, whatever the number of outer steps is."""
-        step = self.metrics[-1]["outer_step"]
-        if step % self._config.outer.validate_every == 0:
-            return state
-        return self._compare(step, state)[0]
+        line = self.metrics[-1]
+        step = line["outer_step"]
+        if not self._is_compared(step):
+            state, validation, best = self._compare(step, state)
+            self.metrics[-1] = line | {"validation_auc": number(validation), "best": best}
+        return state
+
+    def _is_compared(self, step: int) -> bool:
+        return step % self._config.outer.validate_every == 0
 
     def _validate(self, psi: Any, label: str) -> np.ndarray:
         """The validation losses at the measured steps, by validation run."""

@@ -20,7 +20,7 @@ from lljax.data.files import Document
 from lljax.data.ngrams import count_ngrams
 from lljax.data.progress import Progress, log
 from lljax.data.sequences import windows_of
-from lljax.data.text import TextSettings, in_words, stream_documents
+from lljax.data.text import LeftOut, TextSettings, in_words, stream_documents
 from lljax.data.tokenizer import Tokenizer
 from lljax.errors import UserError
 from lljax.field_types import check_fields
@@ -99,7 +99,7 @@ def score(
     run = load_run(workdir)
     scorer, tokenizer, context = run.scorer(), _tokenizer(run), lookup(run.config, "data.context")
     settings = TextSettings(**dataclasses.asdict(data), context=context)
-    left_out: dict[str, int] = {}
+    left_out = LeftOut()
     with Progress("scoring", None, " documents") as progress:
         parts = [
             score_documents(scorer, tokenizer, context, [document.text for document, _ in batch])
@@ -108,8 +108,13 @@ def score(
     scores = np.concatenate(parts) if parts else np.empty(0, np.float32)
     if not len(scores):
         raise UserError(f"--data.path: {data.path} holds no text.")
-    if left_out:
-        log(f"warning: {in_words(left_out)}")
+    if left_out.files:
+        log(f"warning: {in_words(left_out.files)}")
+    if left_out.too_long:
+        log(
+            f"warning: {left_out.too_long:,} documents are left out, each of more than "
+            f"{settings.max_bytes / 2**20:.0f} MiB: check that their separator is the right one"
+        )
     weights = np.clip(np.exp(scores.astype(np.float64)), LEAST, MOST)
     probabilities = weights / weights.sum()
     ranked = np.argsort(-scores, kind="stable")
@@ -123,7 +128,7 @@ def score(
         open_writer(path, form, COLUMNS) as write,
     ):
         rows: list[dict[str, Any]] = []
-        for batch in _counted(_batches(settings, {}), progress):
+        for batch in _counted(_batches(settings, LeftOut()), progress):
             for document, source in batch:
                 if number < len(scores) and chosen[number]:
                     rows.append(
@@ -173,9 +178,7 @@ def _tokenizer(run: Run) -> Tokenizer:
         ) from error
 
 
-def _batches(
-    settings: TextSettings, left_out: dict[str, int]
-) -> Iterator[list[tuple[Document, str]]]:
+def _batches(settings: TextSettings, left_out: LeftOut) -> Iterator[list[tuple[Document, str]]]:
     batch, size = [], 0
     for item in stream_documents(settings, left_out):
         batch.append(item)

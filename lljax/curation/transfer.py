@@ -29,6 +29,7 @@ from lljax.curation.results import Measured
 from lljax.curation.scorer import shares_of
 from lljax.engine.metrics import number
 from lljax.errors import UserError
+from lljax.safe_text import LEFT_OUT
 from lljax.tasks.config_file import TASKS
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
 
@@ -87,7 +88,8 @@ def transfer(workdir: Path, experiment: Experiment, seeds: int = 5) -> dict[str,
     run = load_run(workdir)
     original = default_experiment(workdir)
     config = experiment.config
-    is_unseen = config.data != original.config.data
+    is_unseen = _data_settings(experiment) != _data_settings(original)
+    _check_urls(config.data)
     if config.seed != original.config.seed:
         raise UserError(
             f"--seed must be {original.config.seed}, that of the run: it says which examples are "
@@ -121,34 +123,57 @@ def transfer(workdir: Path, experiment: Experiment, seeds: int = 5) -> dict[str,
     return found
 
 
+def _data_settings(experiment: Experiment) -> dict[str, Any]:
+    """What config.json holds of the data, without what does not change them."""
+    free = {name.removeprefix("data.") for name in experiment.task.free_settings}
+    data = experiment.settings()["data"]
+    return {name: value for name, value in data.items() if name not in free}
+
+
+def _check_urls(data: Any) -> None:
+    """UserError where config.json has left out a part of a URL, and no flag gives it whole."""
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        if isinstance(value, str) and value.endswith(LEFT_OUT):
+            name = field.name.replace("_", "-")
+            raise UserError(
+                f"--data.{name} must be given again: config.json holds {value}, without what "
+                f"stands behind the question mark, which may be a secret."
+            )
+
+
 def _shares(run: Run, problem: PolicyProblem, is_unseen: bool) -> np.ndarray:
     """[S, N], the policy's distributions over the examples of a problem."""
-    if not is_unseen:
-        weights = run.data.example_weights.astype(np.float64)
-        if run.summary.get("data_digest") != fingerprint(problem, with_params=False):
-            raise UserError(
-                "the data are not those of the run: they have changed since. Put them back, or "
-                "name others in --data.path."
-            )
-        return (weights / weights.sum())[None].astype(np.float32)
-    groups = run.summary.get("groups")
-    if run.summary.get("family") == "scorer" and problem.featurize is not None:
-        return shares_of(run.scorer()(problem.featurize(problem.train)))[None]
-    if groups is not None and problem.groups is not None:
-        before = groups["weight_share"]
-        of = {
-            name: ours / max(theirs, 1e-12)
-            for name, ours, theirs in zip(
-                groups["names"], before["optimized"], before["conventional"], strict=True
-            )
-        }
-        weights = np.array([of.get(name, 0.0) for name in problem.group_names])[problem.groups]
-        if weights.sum() > 0:
-            return (weights / weights.sum())[None].astype(np.float32)
+    family, rows = run.summary.get("family"), np.atleast_2d(run.policy).astype(np.float64)
+    in_groups = run.summary.get("groups") is not None and problem.groups is not None
+    if not is_unseen and run.summary.get("data_digest") != fingerprint(problem, with_params=False):
+        raise UserError(
+            "the data are not those of the run: they have changed since. Put them back, or name "
+            "others in --data.path."
+        )
+    if in_groups and family in ("group", "scheduled"):
+        rows = _of_groups(run, rows, problem)
+    elif is_unseen and family == "scorer" and problem.featurize is not None:
+        rows = shares_of(run.scorer()(problem.featurize(problem.train)))[None]
+    elif is_unseen:
+        rows = np.zeros((1, problem.num_train))
+    if (rows.sum(axis=1) > 0).all():
+        return (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
     raise UserError(
         "the policy has no weights for other data: they need a scorer (--policy.family scorer), or "
         "groups of the same names (--data.group)."
     )
+
+
+def _of_groups(run: Run, rows: np.ndarray, problem: PolicyProblem) -> np.ndarray:
+    """[S, G] weights of groups -> [S, N], those of a problem's examples; its groups are found by
+    name, and one that the run does not know has none."""
+    groups = run.summary["groups"]
+    relative = rows / np.maximum(groups["weight_share"]["conventional"], 1e-12)
+    known = {name: g for g, name in enumerate(groups["names"])}
+    ours = [known.get(name, len(known)) for name in problem.group_names]
+    padded = np.concatenate([relative, np.zeros((len(rows), 1))], axis=1)
+    return padded[:, np.array(ours, int)[problem.groups]]
 
 
 def _arms(problem: PolicyProblem, shares: np.ndarray, seeds: int) -> dict[str, list[np.ndarray]]:

@@ -33,6 +33,8 @@ class Piece(NamedTuple):
 class PlainText:
     """The pieces of a text that comes in blocks; never much more is held than the longest piece.
 
+    Of a piece that is too long its beginning is given.
+
     Where no separator is given, <|endoftext|> divides the text if it occurs, else its lines do if
     `_is_one_a_line` says so, else blank lines. What is not found in the first 16 million characters
     does not divide it.
@@ -56,7 +58,7 @@ class PlainText:
           blocks: the characters, with "\\n" as line ends.
           separator: what divides the text, if that is known.
           context: tokens of a sequence, by which lines are judged.
-          longest: characters after which a piece is cut, and the text ends.
+          longest: characters after which a piece is cut.
           whole_up_to: a text of at most so many characters, in which <|endoftext|> does not occur
             and lines are no documents, is one piece.
         """
@@ -89,7 +91,7 @@ class PlainText:
     def __iter__(self) -> Iterator[Piece]:
         rest, offset, searched, skipped = self._head, 0, 0, 0
         self._head = ""
-        more = True
+        more, is_cut = True, False
         while more:
             block = next(self._blocks, None)
             more = block is not None
@@ -97,20 +99,30 @@ class PlainText:
             for found in self._pattern.finditer(rest, searched):
                 if more and found.end() == len(rest):
                     break  # it may go on
-                size = skipped + len(rest[start : found.start()].encode("utf-8", "replace"))
-                yield Piece(rest[start : found.start()], offset + start, size, False, True)
-                skipped = len(found[0].encode("utf-8", "replace"))
+                text = rest[start : found.start()]
+                size = skipped + _num_bytes(text)
+                if not is_cut:
+                    yield Piece(text, offset + start, size, False, True)
+                is_cut = False
+                skipped = _num_bytes(found[0])
                 start = found.end()
             offset += start
             rest = rest[start:]
-            if len(rest) > self._longest:
-                break
+            if len(rest) > self._longest and not is_cut:
+                text = rest[: self._longest]
+                yield Piece(text, offset, skipped + _num_bytes(text), not more, False)
+                is_cut = True
+            if is_cut:
+                dropped = max(0, len(rest) - _OVERLAP)
+                offset, rest, skipped = offset + dropped, rest[dropped:], 0
             searched = max(0, len(rest) - _OVERLAP)
             rest += block or ""
-        is_whole = len(rest) <= self._longest
-        rest = rest[: self._longest]
-        size = skipped + len(rest.encode("utf-8", "replace"))
-        yield Piece(rest, offset, size, True, is_whole)
+        if not is_cut:
+            yield Piece(rest, offset, skipped + _num_bytes(rest), True, True)
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def _is_one_a_line(text: bytes, context: int) -> bool:

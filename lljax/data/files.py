@@ -148,24 +148,21 @@ class SourceFile:
 
     def _record_documents(self) -> Iterator[Document]:
         reading, by_file = self._reading, self._group()
-        place = -1
-        try:
-            for place, value, at in self._records():
-                where = f"{self._where}: {at}"
-                text = fields.text_of(value, reading.field, reading.template, where)
-                group = by_file
-                if reading.group is not None and by_file is None:
-                    group = fields.group_of(value, reading.group, where)
-                for part in [text] if reading.mark is None else text.split(reading.mark):
-                    # JSON can spell half of a surrogate pair, which no UTF-8 text holds.
-                    encoded = part.encode("utf-8", "replace")
-                    whole = len(encoded) <= reading.longest
-                    part = encoded[: reading.longest].decode("utf-8", "ignore").strip()
-                    yield Document(part, place, group, len(encoded), whole)
-        except records.TooLong:
-            if place < 0:
-                raise  # not even the first one can be read
-            yield Document("", place + 1, None, reading.longest + 1, is_whole=False, counts=False)
+        for place, value, at in self._records():
+            if value is records.TOO_LONG:
+                yield Document("", place, None, reading.longest + 1, is_whole=False, counts=False)
+                continue
+            where = f"{self._where}: {at}"
+            text = fields.text_of(value, reading.field, reading.template, where)
+            group = by_file
+            if reading.group is not None and by_file is None:
+                group = fields.group_of(value, reading.group, where)
+            for part in [text] if reading.mark is None else text.split(reading.mark):
+                # JSON can spell half of a surrogate pair, which no UTF-8 text holds.
+                encoded = part.encode("utf-8", "replace")
+                whole = len(encoded) <= reading.longest
+                part = encoded[: reading.longest].decode("utf-8", "ignore").strip()
+                yield Document(part, place, group, len(encoded), whole)
 
     def _records(self) -> Iterator[records.Record]:
         reading, where = self._reading, self._where
@@ -178,7 +175,7 @@ class SourceFile:
         if kind == "arrow":
             return records.arrow(os.fspath(self._path), wanted, where)
         if kind == "table":
-            return records.table(self._file, encoding, where, delimiter)
+            return records.table(self._file, encoding, wanted, where, delimiter)
         if kind == "json array":
             return records.json_array(self._file, encoding, where)
         # JSON may spell a byte of text in several, and there may be other fields.

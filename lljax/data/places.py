@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from lljax.data import cache, remote
 from lljax.data.errors import TextError
+from lljax.data.progress import log
 from lljax.data.unpacking import PACKED_ENDINGS
 from lljax.safe_text import printable, without_secrets
 
@@ -118,7 +119,12 @@ def _in_folder(folder: Path, where: str) -> Places:
     """All files below a folder, but those whose name or whose folder's name begins with a dot."""
     files = []
     seen = {folder.resolve()}
-    for parent, folders, names in os.walk(folder, followlinks=True):
+
+    def left_out(error: OSError) -> None:
+        place = printable(os.fspath(error.filename))
+        log(f"warning: {place} cannot be read and is left out: {error.strerror}")
+
+    for parent, folders, names in os.walk(folder, onerror=left_out, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         places = [Path(parent, name).resolve() for name in folders]
         folders[:] = [name for name, at in zip(folders, places, strict=True) if at not in seen]

@@ -16,6 +16,8 @@ from lljax.safe_text import printable
 
 _ROWS = 1024  # of Parquet and Arrow that are read at once
 _LONGEST_CELL = 1 << 30
+TOO_LONG = object()
+"""The value of a record that is not read because it is too long."""
 
 
 class Record(NamedTuple):
@@ -28,25 +30,25 @@ class Record(NamedTuple):
     """Where it is, for messages, e.g. "line 3"."""
 
 
-def lines(file: BinaryIO, encoding: str, where: str, longest: float = math.inf) -> Iterator[str]:
-    """The lines of a text, without their ends.
-
-    Raises:
-      TooLong: one has more than `longest` characters.
-    """
-    rest, number = "", 0
+def lines(
+    file: BinaryIO, encoding: str, where: str, longest: float = math.inf
+) -> Iterator[str | None]:
+    """The lines of a text, without their ends; None for one of more than `longest` characters."""
+    begun: list[str] = []  # parts of a line
+    length = 0
     for block in text_blocks(file, encoding, where):
-        *whole, rest = (rest + block).split("\n")
-        yield from whole
-        number += len(whole)
-        if len(rest) > longest:
-            raise TooLong(number + 1, longest)
-    if rest:
-        yield rest
+        *ended, rest = block.split("\n")
+        for part in ended:
+            yield None if length + len(part) > longest else "".join([*begun, part])
+            begun, length = [], 0
+        length += len(rest)
+        begun = [] if length > longest else [*begun, rest]
+    if length:
+        yield None if length > longest else "".join(begun)
 
 
 class TooLong(Exception):
-    """A line has more than so many characters; `line` is its number."""
+    """The first line has more than so many characters; `line` is its number."""
 
     def __init__(self, line: int, longest: float):
         super().__init__(line, longest)
@@ -54,9 +56,21 @@ class TooLong(Exception):
 
 
 def json_lines(file: BinaryIO, encoding: str, where: str, longest: int) -> Iterator[Record]:
-    """The values of a file with one JSON value a line; empty lines are left out."""
+    """The values of a file with one JSON value a line; empty lines are left out.
+
+    The value of a line that has more than `longest` characters is `TOO_LONG`.
+
+    Raises:
+      TooLong: the first one has.
+    """
     place = 0
     for number, line in enumerate(lines(file, encoding, where, longest), start=1):
+        if line is None:
+            if place == 0:
+                raise TooLong(number, longest)
+            yield Record(place, TOO_LONG, f"line {number}")
+            place += 1
+            continue
         if not line.strip():
             continue
         try:
@@ -101,7 +115,9 @@ class _Recoded:
         return next(self._blocks, "").encode("utf-8", "replace")
 
 
-def table(file: BinaryIO, encoding: str, where: str, delimiter: str) -> Iterator[Record]:
+def table(
+    file: BinaryIO, encoding: str, fields: Sequence[str], where: str, delimiter: str
+) -> Iterator[Record]:
     """The rows of a CSV file with a header, as RFC 4180 has them: a cell may hold line ends."""
     csv.field_size_limit(_LONGEST_CELL)
 
@@ -109,6 +125,7 @@ def table(file: BinaryIO, encoding: str, where: str, delimiter: str) -> Iterator
     reader = csv.reader(ended, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
+        _columns(header, fields, where)
         place = 0
         for row in reader:
             if not row:
@@ -131,10 +148,10 @@ def parquet(path: str, fields: Sequence[str], where: str) -> Iterator[Record]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow.names, fields)
+            columns = _columns(file.schema_arrow.names, fields, where)
             batches = file.iter_batches(batch_size=_ROWS, columns=columns)
             yield from _rows(batches, file.schema_arrow.names)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, OverflowError) as error:
         raise _damaged(where, "a Parquet file", error) from error
 
 
@@ -151,27 +168,41 @@ def arrow(path: str, fields: Sequence[str], where: str) -> Iterator[Record]:
                 source.seek(0)
                 reader = batches = pyarrow.ipc.open_stream(source)
             names = reader.schema.names
-            columns = _columns(names, fields)
+            columns = _columns(names, fields, where)
             pieces = (
                 batch.select(columns).slice(start, _ROWS)
                 for batch in batches
                 for start in range(0, batch.num_rows, _ROWS)
             )
             yield from _rows(pieces, names)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, OverflowError) as error:
         raise _damaged(where, "an Arrow file", error) from error
 
 
-def _columns(names: Sequence[str], fields: Sequence[str]) -> list[str]:
+def _columns(names: Sequence[str], fields: Sequence[str], where: str) -> list[str]:
     """The columns that hold the fields; a field may be nested in one."""
     heads = {*fields, *(field.partition(".")[0] for field in fields)}
-    return [name for name in names if name in heads]
+    found = [name for name in names if name in heads]
+    for name in found:
+        if found.count(name) > 1:
+            raise TextError(
+                f"{where} has {found.count(name)} columns of the name {printable(name)}, and it is "
+                f"not known which of them is meant. Give each a name of its own."
+            )
+    return found
 
 
 def _rows(batches: Any, names: Sequence[str]) -> Iterator[Record]:
+    import pyarrow
+
     place = 0
     others = dict.fromkeys(names)  # so that a message can name what is there
     for batch in batches:
+        for column, field in enumerate(batch.schema):
+            # Moments may lie beyond those that Python has a form for.
+            if pyarrow.types.is_timestamp(field.type) or pyarrow.types.is_date(field.type):
+                as_text = batch.column(column).cast(pyarrow.string())
+                batch = batch.set_column(column, field.name, as_text)
         for row in batch.to_pylist():
             yield Record(place, others | row, f"row {place + 1}")
             place += 1

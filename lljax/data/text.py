@@ -5,6 +5,7 @@ by one. Messages of `TextError` name the settings as on the command line (`data.
 caller can pass them on as they are.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from lljax.data.settings import TextSettings
 
 __all__ = [
     "EMBEDDED",
+    "LeftOut",
     "Origin",
     "Part",
     "Text",
@@ -29,7 +31,6 @@ __all__ = [
 
 EMBEDDED = "the embedded text"
 """What messages call Python's manual."""
-_TOO_LONG = "cut at a document that is too long"
 _MOST_KINDS = 6  # of files that are left out, that are named
 
 
@@ -95,13 +96,23 @@ def read_text(settings: TextSettings) -> Text:
     return Text(documents, origins, tuple(part for _, _, part in found))
 
 
-def stream_documents(
-    settings: TextSettings, report: dict[str, int]
-) -> Iterator[tuple[Document, str]]:
+@dataclasses.dataclass
+class LeftOut:
+    """What `stream_documents` leaves out.
+
+    Attributes:
+      files: those of many that are no text or damaged, by what they are.
+      too_long: documents of more than `max_bytes`.
+    """
+
+    files: dict[str, int] = dataclasses.field(default_factory=dict)
+    too_long: int = 0
+
+
+def stream_documents(settings: TextSettings, left_out: LeftOut) -> Iterator[tuple[Document, str]]:
     """The documents of data.path one by one, with their file's name; however many there are.
 
-    Repetitions are not found. Of many files those that are no text are left out, and a file ends at
-    a document of more than `max_bytes`; `report` counts both by what they are.
+    Repetitions are not found. `left_out` is told what is left out.
 
     Raises:
       TextError: as `read_text`.
@@ -119,14 +130,13 @@ def stream_documents(
         try:
             with SourceFile(place.path, where, reading) as file:
                 for document in file:
-                    if not document.is_whole:
-                        report[_TOO_LONG] = report.get(_TOO_LONG, 0) + 1
-                    if document.text:
+                    left_out.too_long += not document.is_whole
+                    if document.is_whole and document.text:
                         yield document, place.name
         except TextError as error:
             if not found.are_many:
                 raise
-            leave_out(error, report)
+            leave_out(error, left_out.files)
 
 
 def _gather(

@@ -268,16 +268,23 @@ def _flip(y: "np.ndarray", share: float, num_classes: int, rng: Any) -> "np.ndar
     return found
 
 
-def _features(x: "np.ndarray", y: "np.ndarray", num_classes: int) -> "np.ndarray":
-    """What a scorer sees: the features, for each class apart, so that it can tell a wrong label."""
+def _features(x: "np.ndarray", y: "np.ndarray", num_classes: int) -> Any:
+    """What a scorer sees: the features, for each class apart, so that it can tell a wrong label.
+
+    [B, F], with classes a sparse matrix: C times as large, but no more numbers than `x` has.
+    """
     import numpy as np
+    import scipy.sparse
 
     flat = np.concatenate([x.reshape(len(x), -1), np.ones((len(x), 1), np.float32)], axis=1)
     if not num_classes:
         return np.concatenate([flat, flat * y[:, None], np.square(y)[:, None]], axis=1)
-    spread = np.zeros((len(x), num_classes, flat.shape[1]), np.float32)
-    spread[np.arange(len(x)), y] = flat
-    return spread.reshape(len(x), -1)
+    count, width = flat.shape
+    columns = (y[:, None] * width + np.arange(width)).astype(np.int32)
+    starts = np.arange(count + 1) * width
+    return scipy.sparse.csr_matrix(
+        (flat.ravel(), columns.ravel(), starts), (count, num_classes * width)
+    )
 
 
 def _groups(table: "Table", rows: "np.ndarray") -> "tuple[np.ndarray | None, tuple[str, ...]]":
