@@ -10,6 +10,7 @@ to stdout. A run that is finished in --work is not made again.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import statistics
@@ -49,18 +50,13 @@ def median(values: list[float | None]) -> float:
 
 def run(work: Path, config: str, seed: int, files: curation_data.Files | None, *flags: Any) -> Path:
     """A finished run; one that is there is recognised."""
-    workdir = work / f"{config}-{seed}-{abs(hash_of(flags)):x}"
-    text = []
     if files is not None:
         text = [part.format(corpus=files.corpus, wanted=files.wanted, work=work) for part in TEXT]
-    command("run", config, "--workdir", workdir, "--seed", seed, *text, *flags)
+        flags = (*text, *flags)
+    digest = hashlib.sha256(repr([str(flag) for flag in flags]).encode()).hexdigest()[:8]
+    workdir = work / f"{config}-{seed}-{digest}"
+    command("run", config, "--workdir", workdir, "--seed", seed, *flags)
     return workdir
-
-
-def hash_of(flags: tuple[Any, ...]) -> int:
-    import hashlib
-
-    return int(hashlib.sha256(repr([str(flag) for flag in flags]).encode()).hexdigest()[:8], 16)
 
 
 def noisy_labels(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:

@@ -44,12 +44,17 @@ def mixture(folder: Path, stories: str, seed: int) -> Files:
     return write(folder / str(seed), shuffled(rows, rng), wanted)
 
 
-def graded(folder: Path, stories: str, seed: int) -> Files:
-    """Stories with 0 to 100 % of the words replaced; `domain` is the share that is kept."""
+def graded(folder: Path, stories: str, seed: int, frequent: bool = False) -> Files:
+    """Stories with 0 to 100 % of the words replaced; `domain` is the share that is kept.
+
+    What replaces a word is any word of the stories; with `frequent` one as frequent as there, so
+    that only its neighbours tell that it is wrong.
+    """
     rng = np.random.default_rng(seed)
     texts = shuffled(read_stories(stories), rng)
     wanted, texts = texts[:500], texts[500 : 500 + 2 * DOCUMENTS]
     words = [word for text in texts for word in text.split()]
+    words = words if frequent else sorted(set(words))
     rows = []
     for text in texts:
         quality = rng.random()

@@ -8,8 +8,10 @@ import re
 
 # C0 but tab and line end, DEL and C1; marks that reorder what is read; halves of surrogate pairs.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_END = r"(?=[\'\")\]>]*[.,:;]?(?:\s|$))"
 _URL = re.compile(
-    r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)([^\s/?#@]*@)?([^\s?#]*)([?#]\S*?(?=[\'\")\]>]*[.,:;]?(?:\s|$)))?"
+    r"\b([a-zA-Z][a-zA-Z0-9+.-]*://)([^\s/?#@]*@)?([^\s?#]*)"
+    rf"((?:\?\.\.\.|[?#]\S*?){_END})?"  # what was left out stays so
 )
 
 
@@ -33,5 +35,7 @@ def without_secrets(text: str) -> str:
     'https://host.org/a.txt?... is out of reach'
     >>> without_secrets("--data.path 'https://host.org/get?token=1' was given")
     "--data.path 'https://host.org/get?...' was given"
+    >>> without_secrets("https://host.org/get?...")
+    'https://host.org/get?...'
     """
     return _URL.sub(lambda url: url[1] + url[3] + (LEFT_OUT if url[4] else ""), text)

@@ -1,8 +1,12 @@
 """From a corpus to a better one, through the real command line: run, export, score, transfer."""
 
+import http.server
+import io
 import json
+import threading
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -19,10 +23,15 @@ from command_line import (
 from texts import make_documents
 
 import lljax
+from lljax.curation.drawn import RunSource
+from lljax.curation.evaluation import Evaluation
 from lljax.curation.run import execute
+from lljax.curation.transfer import KIND as TRANSFER
+from lljax.curation.transfer import default_experiment
 from lljax.engine.run import run
 from lljax.tasks import Experiment, arrays
 from lljax.tasks.arrays import ArraysConfig
+from lljax.tasks.problem import build_problem
 
 STEPS = ("--inner.num-steps", "20", "--outer.num-steps", "4", "--outer.validate-every", "1")
 RUNS = ("--outer.runs", "2", "--outer.validation-runs", "2", "--inner.batch-size", "8")
@@ -191,6 +200,54 @@ def test_transfer_trains_other_models(finished, corpus):
     result = call("transfer", workdir, *flags, "--data.group", "file")
     assert_refused(result, "all of its documents are in the desired text")
     assert call("report", workdir).returncode == 0
+
+
+def test_transfer_keeps_the_rows_of_a_schedule(tmp_path):
+    short = ("--inner.num-steps", "10", "--outer.num-steps", "2", "--outer.validate-every", "1")
+    given = ("--policy.family", "scheduled", "--outer.learning-rate", "0.1", *short, *RUNS)
+    assert call("run", "noisy_labels", "--workdir", tmp_path, *given).returncode == 0
+    rows = lljax.load_run(tmp_path).policy
+    assert np.abs(rows - rows.mean(axis=0)).max() > 1e-4
+    assert call("transfer", tmp_path, "--seeds", "2").returncode == 0
+    curve = json.loads((tmp_path / "transfer.json").read_text())["arms"]["curated"]["curve"]
+    experiment = default_experiment(tmp_path)
+    with settings_of_a_user():
+        problem = build_problem(experiment)
+        evaluation = Evaluation(experiment.config, problem, RunSource(experiment.config, problem))
+        keys = evaluation.keys(TRANSFER, 2)
+        ours = evaluation.curves(jnp.asarray(rows), keys, ("test",), "")["test"]
+    np.testing.assert_allclose(curve, ours.mean(axis=0), rtol=1e-5)
+
+
+def test_transfer_asks_for_what_config_json_leaves_out_of_a_url(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4))
+    buffer = io.BytesIO()
+    np.savez(buffer, x=x, y=x[:, 0] > 0)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path.endswith("?key=1") else 403)
+            self.end_headers()
+            self.wfile.write(buffer.getvalue())
+
+        def log_message(self, *_):
+            pass
+
+    short = ("--inner.num-steps", "10", "--outer.num-steps", "1", "--outer.validate-every", "1")
+    cache = ("--data.cache-dir", tmp_path / "cache", "--data.num-train", "64", "--model.width", "4")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/arrays.npz"
+        given = ("--workdir", tmp_path / "run", "--data.path", f"{url}?key=1", *short, *cache)
+        assert call("run", "noisy_labels", *given).returncode == 0
+        result = call("transfer", tmp_path / "run", "--seeds", "1")
+        assert_refused(result, f"--data.path must be given again: config.json holds {url}?...,")
+        again = ("--data.path", f"{url}?key=1", "--data.cache-dir", tmp_path / "another")
+        result = call("transfer", tmp_path / "run", "--seeds", "1", *again)
+        server.shutdown()
+    assert result.returncode == 0, result.stderr
+    assert not json.loads((tmp_path / "run" / "transfer.json").read_text())["unseen_data"]
 
 
 def test_plan_tells_what_a_run_needs(corpus, tmp_path):
