@@ -10,6 +10,7 @@ to stdout. A run that is finished in --work is not made again.
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import lljax
 from benchmarks import curation_data, machine
 
 RESULTS = Path(__file__).with_name("CURATION.json")
@@ -106,21 +110,25 @@ def domains(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
     return columns(rows)
 
 
-def graded(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+def graded(work: Path, seeds: list[int], stories: str, frequent: bool = False) -> dict[str, Any]:
     """Stories of which 0 to 100 % of the words are replaced; clean ones desired: a scorer."""
     from scipy.stats import spearmanr
 
     rows = []
     for seed in seeds:
-        files = curation_data.graded(work / "graded", stories, seed)
+        folder = work / ("graded_frequent" if frequent else "graded")
+        files = curation_data.graded(folder, stories, seed, frequent)
         workdir = run(work, "curate", seed, files)
         quality = curation_data.qualities(workdir)
-        weights = curation_data.example_weights(workdir)
+        documents = lljax.load_run(workdir).data
         table = transfer(workdir, 3)
         hard = curation_data.threshold_ratio(workdir, quality, 3)
         rows.append(
             {
-                "rank_correlation": float(spearmanr(weights, quality).statistic),
+                "rank_correlation": float(
+                    spearmanr(documents.weights, np.array(documents.groups, float)).statistic
+                ),
+                "of_sequences": float(spearmanr(documents.example_weights, quality).statistic),
                 "ratio": table["curated"],
                 "random": table["random"],
                 "match": table["match"],
@@ -146,7 +154,8 @@ def scorer(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
         gains = curation_data.gains(workdir, other, scores, 3)
         rows.append(
             {
-                "rank_correlation": float(
+                "rank_correlation": curation_data.of_documents(other, scores),
+                "of_sequences": float(
                     spearmanr(scores, curation_data.example_weights(other)).statistic
                 ),
                 "ratio": gains["scorer"],
@@ -231,6 +240,7 @@ EXPERIMENTS: dict[str, Callable[[Path, list[int], str], dict[str, Any]]] = {
     "noisy_labels": noisy_labels,
     "domains": domains,
     "graded": graded,
+    "graded_frequent": functools.partial(graded, frequent=True),
     "scorer": scorer,
     "larger": larger,
     "horizon": horizon,

@@ -182,6 +182,16 @@ def scores_there(workdir: Path, other: Path) -> np.ndarray:
     return score_documents(run.scorer(), Tokenizer.load(workdir), context, texts)
 
 
+def of_documents(workdir: Path, scores: np.ndarray) -> float:
+    """The rank correlation of a run's weights of documents with the mean scores of theirs."""
+    from scipy.stats import spearmanr
+
+    data = lljax.load_run(workdir).data
+    of, number = data.example_document, len(data.weights)
+    means = np.bincount(of, scores, number) / np.maximum(np.bincount(of, minlength=number), 1)
+    return float(spearmanr(means, data.weights).statistic)
+
+
 def gains(workdir: Path, other: Path, scores: np.ndarray, seeds: int) -> dict[str, float]:
     """Of the scorer's and of the static weights, on the other run's examples: AR, share of gain."""
     by_scorer = ratio_of(other, np.exp(scores.astype(np.float64)), seeds)
