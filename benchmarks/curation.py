@@ -27,6 +27,7 @@ import numpy as np
 import lljax
 from benchmarks import curation_data, machine
 
+RUNS = 5  # fresh ones, of each arm
 RESULTS = Path(__file__).with_name("CURATION.json")
 TEXT = (
     *("--data.path", "{corpus}", "--data.desired-path", "{wanted}"),
@@ -89,8 +90,8 @@ def domains(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
         files = curation_data.mixture(work / "mixture", stories, seed)
         workdir = run(work, "domains", seed, files)
         found = summary(workdir)
-        table = transfer(workdir, 3)
-        oracle = curation_data.oracle_ratio(workdir, "stories", 3)
+        table = transfer(workdir, RUNS)
+        oracle = curation_data.oracle_ratio(workdir, "stories", RUNS)
         ratio = table["curated"]
         share = dict(
             zip(found["groups"]["names"], found["groups"]["weight_share"]["optimized"], strict=True)
@@ -121,8 +122,8 @@ def graded(work: Path, seeds: list[int], stories: str, frequent: bool = False) -
         workdir = run(work, "curate", seed, files)
         quality = curation_data.qualities(workdir)
         documents = lljax.load_run(workdir).data
-        table = transfer(workdir, 3)
-        hard = curation_data.threshold_ratio(workdir, quality, 3)
+        table = transfer(workdir, RUNS)
+        hard = curation_data.threshold_ratio(workdir, quality, RUNS)
         rows.append(
             {
                 "rank_correlation": float(
@@ -151,7 +152,7 @@ def scorer(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
             work, "curate", seed, second, "--policy.family", "static", *curation_data.STATIC
         )
         scores = curation_data.scores_there(workdir, other)
-        gains = curation_data.gains(workdir, other, scores, 3)
+        gains = curation_data.gains(workdir, other, scores, RUNS)
         rows.append(
             {
                 "rank_correlation": curation_data.of_documents(other, scores),
@@ -172,9 +173,9 @@ def larger(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
     for seed in seeds:
         first, second = curation_data.halves(work / "halves", stories, seed)
         workdir = run(work, "curate", seed, first)
-        own = transfer(workdir, 5)
+        own = transfer(workdir, RUNS)
         flags = ("--model.width", 128, "--model.num-layers", 2, "--inner.learning-rate", 0.01)
-        there = transfer(workdir, 3, "--data.path", second.corpus, *flags)
+        there = transfer(workdir, RUNS, "--data.path", second.corpus, *flags)
         rows.append(
             {
                 "ratio": there["curated"],
@@ -197,7 +198,7 @@ def horizon(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
         for steps in (2, 16, 100):
             flags = () if steps == 100 else ("--inner.num-steps", steps)
             workdir = run(work, "curate", seed, files, *flags)
-            row[f"T{steps}"] = transfer(workdir, 3, "--inner.num-steps", 100)["curated"]
+            row[f"T{steps}"] = transfer(workdir, RUNS, "--inner.num-steps", 100)["curated"]
         rows.append(row)
     return columns(rows)
 
@@ -226,10 +227,10 @@ def million(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
 
 
 def transfer(workdir: Path, seeds: int, *flags: Any) -> dict[str, float]:
-    """The median acceleration of each arm; 0 where it is never reached."""
+    """The acceleration of each arm's mean curve; 0 where it is never reached."""
     command("transfer", workdir, "--seeds", seeds, *flags)
     found = json.loads((workdir / "transfer.json").read_text(encoding="utf-8"))
-    return {arm: median(of["acceleration_ratios"]) for arm, of in found["arms"].items()}
+    return {arm: of["acceleration_ratio"] or 0.0 for arm, of in found["arms"].items()}
 
 
 def columns(rows: list[dict[str, float]]) -> dict[str, Any]:

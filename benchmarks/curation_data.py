@@ -6,6 +6,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 import lljax
@@ -13,7 +14,8 @@ from lljax.data.text import TextSettings, read_documents
 from lljax.tasks.config_file import load_config
 
 URL = load_config("transformer").data.path
-STATIC = ("--outer.num-steps", 16, "--outer.learning-rate", 0.1)
+STATIC = ("--outer.num-steps", 16, "--outer.learning-rate", 0.1, "--data.num-train", 2048)
+"""Of static weights: each sequence must be drawn several times to be known."""
 DOCUMENTS = 400  # of each domain
 LENGTH = 900  # characters of a document that is cut from a longer text
 
@@ -147,15 +149,11 @@ def threshold_ratio(workdir: Path, quality: np.ndarray, seeds: int) -> float:
 
 
 def ratio_of(workdir: Path, weights: np.ndarray, seeds: int) -> float:
-    """The median acceleration in fresh runs of the workdir's own model under other weights."""
-    return float(np.median(ratios_of(workdir, weights, seeds)))
-
-
-def ratios_of(workdir: Path, weights: np.ndarray, seeds: int) -> list[float]:
+    """The acceleration of the mean curve of fresh runs of the workdir's own model under other
+    weights; 0 where the conventional loss is never reached."""
     from lljax.curation import transfer
     from lljax.curation.drawn import RunSource
     from lljax.curation.evaluation import Evaluation
-    from lljax.curation.results import ratios
     from lljax.tasks.problem import build_problem
 
     experiment = transfer.default_experiment(workdir)
@@ -164,11 +162,14 @@ def ratios_of(workdir: Path, weights: np.ndarray, seeds: int) -> list[float]:
     keys = evaluation.keys(transfer.KIND, seeds)
     shares = np.asarray(weights, np.float64)
     arms = [np.full(len(shares), 1 / len(shares)), shares / shares.sum()]
-    measured = [
-        transfer.train(evaluation, [arm[None].astype(np.float32)] * seeds, keys, "known weights")
+    curves = [
+        transfer.train(
+            evaluation, [arm[None].astype(np.float32)] * seeds, keys, "known weights"
+        ).mean()["test"]
         for arm in arms
     ]
-    return [0.0 if ratio is None else ratio for ratio in ratios(*measured)]
+    ratio = float(lljax.acceleration_ratio(*map(jnp.asarray, curves)))
+    return ratio if np.isfinite(ratio) else 0.0
 
 
 def scores_there(workdir: Path, other: Path) -> np.ndarray:

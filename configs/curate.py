@@ -41,7 +41,7 @@ def get_config() -> TransformerConfig:
             group="folder",
             vocab_size=512,
             context=32,
-            num_train=2048,
+            num_train=8192,
             num_desired=None,
             num_validation=None,
             num_test=None,
