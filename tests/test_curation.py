@@ -255,6 +255,9 @@ def test_plan_tells_what_a_run_needs(corpus, tmp_path):
     assert result.returncode == 0, result.stderr
     for words in ("desired text: ", "128 of the policy", "2 runs at once", "whole run"):
         assert words in result.stdout
+    more = (*flags(corpus, tmp_path, "static"), "--data.num-train", "99999")
+    result = call("plan", "curate", *more)
+    assert "data.num_train is 99,999. Give more text" in result.stdout
 
 
 @pytest.mark.parametrize(

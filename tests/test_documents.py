@@ -111,14 +111,15 @@ def test_whole_documents_are_kept_where_they_suffice(settings):
     assert deal(sequences, seed=0, **sizes)[1:] == (0, 0)
 
 
-def test_desired_documents_and_those_to_train_on_stay_apart(settings, tmp_path):
+@pytest.mark.parametrize("number", [None, 1_000_000])
+def test_desired_documents_and_those_to_train_on_stay_apart(settings, tmp_path, number):
     (tmp_path / "wanted.txt").write_text("<|endoftext|>".join(STORIES[:40]))
     sequences = load_sequences(settings(desired_path=str(tmp_path / "wanted.txt"), context=8))
     limit = sequences.text.num_train
     dealt = split_sequences(
         sequences,
         seed=3,
-        num_train=None,
+        num_train=number,
         num_desired=None,
         num_validation=None,
         num_test=9,

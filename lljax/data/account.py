@@ -49,13 +49,25 @@ class TextAccount:
     """Training sequences of each group."""
     used: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Sequences of each set; none before the sets are filled."""
+    num_train: int | None = None
+    """Training sequences that were asked for."""
 
     def with_sets(
-        self, used: Mapping[str, int], groups: Mapping[str, int], cut_documents: int, piece: int
+        self,
+        used: Mapping[str, int],
+        groups: Mapping[str, int],
+        cut_documents: int,
+        piece: int,
+        num_train: int | None,
     ) -> "TextAccount":
         """The same with the sequences of each set."""
         return dataclasses.replace(
-            self, used=used, groups=groups, cut_documents=cut_documents, piece=piece
+            self,
+            used=used,
+            groups=groups,
+            cut_documents=cut_documents,
+            piece=piece,
+            num_train=num_train,
         )
 
     @property
@@ -105,6 +117,11 @@ class TextAccount:
                 f"model cannot tell apart. Raise data.vocab_size."
             )
         used = sum(self.used.values())
+        if train and self.num_train is not None and train < self.num_train:
+            found.append(
+                f"the text to train on has but {train:,} sequences, all of which are used, and "
+                f"data.num_train is {self.num_train:,}. Give more text, or lower data.context."
+            )
         if train and used < (1 - _MOST_UNUSED) * counts.sequences:
             found.append(
                 f"only {used:,} of the text's {counts.sequences:,} sequences are used. Raise "

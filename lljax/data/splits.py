@@ -55,7 +55,8 @@ def split_sequences(
     cannot fill every set, long ones are cut into pieces of consecutive windows, as long as the sets
     allow, and the pieces are dealt instead: any text with enough windows can fill the sets.
 
-    Where there is a desired text, the training set takes windows of the other one at random.
+    Where there is a desired text, the training set takes windows of the other one at random, all
+    of them where there are no more than are asked for.
 
     Args:
       sequences: what `load_sequences` returns.
@@ -94,7 +95,7 @@ def deal(
     )
     windows = np.flatnonzero(is_train[sequences.document])
     number = wanted["train"]
-    if len(windows) < (1 if number is None else number):
+    if not len(windows) and number != 0:
         counts_of_train = np.where(is_train, counts, 0)
         raise _too_few({}, counts_of_train, {"train": number}, "the text of data.path")
     # Any of them, so that the set is as the text is, whatever its documents' lengths are.

@@ -25,7 +25,7 @@ class TextData(TextSettings):
     """Sequences of a text, half of those to train on damaged."""
 
     num_train: int | None = 16384
-    """N, training sequences; all that there are for None."""
+    """N, training sequences, with a desired_path at most; all that there are for None."""
     num_desired: int | None = 512
     """K, desired sequences: those in the objective; for None half of the desired text, at most
     512."""
@@ -144,7 +144,7 @@ def _build(config: TransformerConfig) -> Problem:
     used = {name: len(tokens) for name, tokens in sets.items()}
     groups, names = _groups(data, sequences, dealt.split.train)
     sizes = {} if groups is None else dict(zip(names, np.bincount(groups).tolist(), strict=True))
-    account = account.with_sets(used, sizes, dealt.cut_documents, dealt.piece)
+    account = account.with_sets(used, sizes, dealt.cut_documents, dealt.piece, data.num_train)
     for line in (*account.lines(), *account.warnings()):
         log(line)
     sets["train"], perturbed = perturb(
