@@ -105,6 +105,7 @@ def domains(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
                 "oracle": oracle,
                 "of_oracle": ratio / oracle,
                 "outer_steps": found["best_outer_step"],
+                "finding_seconds": found["seconds"]["optimize"],
                 "seconds": found["seconds"]["total"],
             }
         )
