@@ -125,10 +125,7 @@ class MeshShards:
         return self._place(leaf.reshape(shape))
 
     def _place(self, leaf: jax.Array) -> jax.Array:
-        spec = jax.P(self.axis)
-        if self.is_explicit:
-            return jax.sharding.reshard(leaf, spec)
-        return jax.lax.with_sharding_constraint(leaf, spec)
+        return _placed(leaf, jax.P(self.axis))
 
 
 def _of_numbers(give: Callable, leaf: jax.Array, index: jax.Array) -> jax.Array:
@@ -149,13 +146,42 @@ def find_shards(data_axis: str | None, batch: Batch) -> Shards:
         return MeshShards(axis, split.mesh.shape[axis], True)
     if data_axis is None:
         return OneShard()
-    mesh = jax.sharding.get_abstract_mesh()
-    if data_axis not in mesh.axis_names:
-        names = ", ".join(mesh.axis_names)
-        got = f"the axes {names}" if names else "no mesh: call within `with jax.set_mesh(mesh):`"
-        raise ValueError(
-            f"`data_axis` must be an axis of the mesh that is set; got {data_axis!r} and {got}."
-        )
+    mesh = _mesh_with(data_axis, "data_axis")
     number = mesh.shape[data_axis]
     is_auto = data_axis in mesh.auto_axes
     return MeshShards(data_axis, number, False) if number > 1 and is_auto else OneShard()
+
+
+def cut_largest(leaf: jax.Array, axis: str) -> jax.Array:
+    """An array that is split along its largest axis that the devices of the mesh axis divide.
+
+    Raises:
+      ValueError: the mesh that is set has no such axis.
+    """
+    number = _mesh_with(axis, "axis").shape[axis]
+    sizes = [size if size % number == 0 else 0 for size in leaf.shape]
+    if not any(sizes):
+        return leaf
+    return _placed(leaf, jax.P(*[None] * sizes.index(max(sizes)), axis))
+
+
+def whole(leaf: jax.Array) -> jax.Array:
+    """An array that every device has."""
+    return _placed(leaf, jax.P())
+
+
+def _placed(leaf: jax.Array, spec: jax.P) -> jax.Array:
+    if is_explicit(jax.typeof(leaf).sharding):
+        return jax.sharding.reshard(leaf, spec)
+    return jax.lax.with_sharding_constraint(leaf, spec)
+
+
+def _mesh_with(axis: str, argument: str) -> Any:
+    mesh = jax.sharding.get_abstract_mesh()
+    if axis not in mesh.axis_names:
+        names = ", ".join(mesh.axis_names)
+        got = f"the axes {names}" if names else "no mesh: call within `with jax.set_mesh(mesh):`"
+        raise ValueError(
+            f"`{argument}` must be an axis of the mesh that is set; got {axis!r} and {got}."
+        )
+    return mesh
