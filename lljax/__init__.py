@@ -26,6 +26,7 @@ from lljax.memory import (
     MemoryStrategy,
     OffloadStates,
     RecomputeStates,
+    SpreadStates,
     StoreStates,
     recompute_within,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "Segments",
     "StepControl",
     "StepInputs",
+    "SpreadStates",
     "StoreStates",
     "acceleration_ratio",
     "build_loss_auc",

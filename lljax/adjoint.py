@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from lljax import sweep
+from lljax.array_types import varies_beyond
 from lljax.evaluation import Place, places, where_measured
 from lljax.hyperparams import init_state
 from lljax.memory import MemoryStrategy, keeps_gradients
@@ -47,7 +48,8 @@ from lljax.passes import (
     pull_back_slopes,
     select,
 )
-from lljax.step_inputs import is_valid, take
+from lljax.shards import Shards
+from lljax.step_inputs import is_valid
 from lljax.train_step import apply_optimizer, mean_loss, train_step
 from lljax.types import Batch, Params, StepInputs, TrainState, ZeroWeight
 from lljax.update import (
@@ -184,16 +186,19 @@ class TrainingRun:
         if inputs.index is not None:
             size = self.all_train.num_examples
             weights = jnp.where(is_valid(inputs.index, size), weights, jnp.nan)
-            examples = split_microbatches(take(self.train, inputs.index), self.microbatch_size)
+            examples = self._pick(self.train, inputs.index, self.all_train.shards)
         if self.zero_weight == "compute":
             return weights, examples, None
         return weights, *split_by_weight(examples, weights)
+
+    def _pick(self, examples: Batch, index: jax.Array, shards: Shards) -> MicroBatches:
+        return split_microbatches(shards.take(examples, index), self.microbatch_size, shards)
 
     def _desired_examples(self, place: Place) -> tuple[MicroBatches, jax.Array | None]:
         """(the desired examples of a place, whether there are examples of all its numbers)."""
         if place.desired_index is None:
             return self.all_desired, None
-        batch = split_microbatches(take(self.desired, place.desired_index), self.microbatch_size)
+        batch = self._pick(self.desired, place.desired_index, self.all_desired.shards)
         return batch, jnp.all(is_valid(place.desired_index, self.all_desired.num_examples))
 
     def _add_loss_gradient(
@@ -201,19 +206,21 @@ class TrainingRun:
     ) -> tuple[Params, Sums]:
         """(c_t grad L(theta_t), the sums with c_t times the derivatives of L(theta_t) added)."""
         _, *wanted = self.wanted
+        # A gradient that is a sum over devices is no product with what each of them has.
+        is_inside = self.rules.desired_has_rules or varies_beyond(loss_cotangent, params)
 
         def gradients(params):
             examples, _ = self._desired_examples(place)
             count = examples.num_examples
             weights = jnp.full(count, 1 / count, loss_cotangent.dtype)
-            if self.rules.desired_has_rules:
+            if is_inside:
                 weights = loss_cotangent * weights
             return loss_gradient(
                 self.desired_loss_fn, params, examples, self.shared, weights, Wanted(*wanted)
             )
 
         def scaled(tree):
-            if self.rules.desired_has_rules:
+            if is_inside:
                 return tree
             return jax.tree.map(lambda leaf: loss_cotangent.astype(leaf.dtype) * leaf, tree)
 

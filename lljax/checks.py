@@ -138,6 +138,12 @@ def check_microbatch_size(size: int | None) -> None:
         check_count("microbatch_size", size, cure=", or None for one pass")
 
 
+def check_data_axis(axis: str | None) -> None:
+    """ValueError unless `axis` is None or a name."""
+    if axis is not None and not isinstance(axis, str):
+        raise ValueError(f"`data_axis` must be the name of an axis of the mesh; got {axis!r}.")
+
+
 def check_memory(memory: Any) -> None:
     """ValueError unless `memory` is a MemoryStrategy."""
     parts = (getattr(memory, name, None) for name in ("split", "keep", "fetch"))

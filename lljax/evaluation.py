@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lljax.array_types import zeros_of
 from lljax.types import Params, StepInputs
 
 
@@ -23,7 +24,7 @@ def where_measured(place: Place, compute: Callable[[Params], Any], params: Param
     like = jax.eval_shape(compute, params)
 
     def nothing(_):
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        return zeros_of(like)
 
     return jax.lax.cond(place.is_measured, compute, nothing, params)
 

@@ -14,6 +14,7 @@ from lljax.evaluation import places
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.microbatch import known_slopes
 from lljax.run_options import Held, RunFunctions, RunOptions
+from lljax.shards import find_shards
 from lljax.types import LossAuc, LossAucInfo, LossFn, SecondOrder, ZeroWeight
 
 
@@ -27,6 +28,7 @@ def build_loss_auc(
     zero_weight: ZeroWeight = "compute",
     second_order: SecondOrder = "auto",
     eval_every: int = 1,
+    data_axis: str | None = None,
     check_loss: bool = True,
     check_optimizer: bool = True,
 ) -> LossAuc:
@@ -77,6 +79,10 @@ def build_loss_auc(
         `lljax.check_loss_fn`.
       eval_every: s, a divisor of T. L is measured at t = 0, s, 2s, .. T, and the AUC is the mean
         over those from t = s on.
+      data_axis: the axis of the mesh (`jax.set_mesh`) whose D devices share the examples of a pass.
+        Each device then works on its own N / D training, K / D desired or B / D batch examples, in
+        micro-batches of microbatch_size / D, and a pass adds up one sum over the devices. None:
+        the compiler decides.
       check_loss: evaluate the losses on a few examples, where that is possible, and refuse what
         would give another result than the one that is promised: `lljax.check_loss_fn`.
       check_optimizer: refuse an optimiser whose update has no finite derivative where a gradient
@@ -112,6 +118,7 @@ def build_loss_auc(
         second_order,
         eval_every,
         check_loss,
+        data_axis,
     )
 
     def loss_auc(policy, params, train, desired, constants=None):
@@ -136,7 +143,8 @@ def build_loss_auc(
                 "a second one jax.jvp of jax.grad, or differentiate `lljax.unroll`."
             ) from error
         omits = zero_weight == "omit"
-        known = known_slopes(inputs.weights, microbatch_size) if omits else None
+        number = find_shards(data_axis, train).number
+        known = known_slopes(inputs.weights, microbatch_size, number) if omits else None
         return jnp.mean(losses[1:]), LossAucInfo(losses, end, known)
 
     return loss_auc

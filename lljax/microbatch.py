@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lljax.array_types import as_type_of, over_devices, zeros_of
+from lljax.shards import Fill, OneShard, Shards
 from lljax.types import Batch
 
 
@@ -16,48 +18,56 @@ class MicroBatches:
     """Examples cut into M pieces of m, the unit in which a step passes over its data.
 
     The last piece is filled up with copies of the last example; every user of the losses gives
-    those copies the weight 0 or cuts them off.
+    those copies the weight 0 or cuts them off. Over D devices a piece has m / D examples of each
+    shard, so that in every piece each device works on examples that it has.
     """
 
-    batch: Batch  # leaves [M, m, ...]
+    batch: Batch  # leaves [M, m, ...]; over devices [D, M, m / D, ...]
     num_examples: int
+    shards: Shards
 
     def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, Any]:
-        """`body(carry, batch of m, values [m] ..) -> (carry, leaves [m, ...])` over all pieces.
+        """`body(sum, batch of m, values [m] ..) -> (sum, leaves [m, ...])` over all pieces.
+
+        Args:
+          body: adds what a piece gives to the sum.
+          init: zeros, in the form of the sum.
+          values: [B] each.
 
         Returns:
-          (the last carry, what the body gave for each example, leaves [B, ...]).
+          (the sum, what the body gave for each example, leaves [B, ...]).
         """
 
-        def visit(carry, piece):
-            return body(carry, *piece)
+        def over_pieces(carry, pieces):
+            like, _ = jax.eval_shape(body, carry, *jax.tree.map(lambda leaf: leaf[0], pieces))
+            carry = jax.tree.map(as_type_of, carry, like)
+            if self.shape[0] > 1:
+                return jax.lax.scan(lambda carry, piece: body(carry, *piece), carry, pieces)
+            carry, found = body(carry, *jax.tree.map(lambda leaf: leaf[0], pieces))
+            return carry, jax.tree.map(lambda leaf: leaf[None], found)
 
         pieces = (self.batch, *map(self.split, values))
-        if self.shape[0] > 1:
-            carry, found = jax.lax.scan(visit, init, pieces)
-        else:
-            carry, found = visit(init, jax.tree.map(lambda leaf: leaf[0], pieces))
-            found = jax.tree.map(lambda leaf: leaf[None], found)
-        return carry, self.join(found)
+        carry, found = self.shards.run(over_pieces, init, pieces)
+        return carry, jax.tree.map(lambda leaf: self.join(self.flat(leaf)), found)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(M, m)."""
-        num_pieces, size = jax.tree.leaves(self.batch)[0].shape[:2]
+        """(M, m), or (M, m / D)."""
+        num_pieces, size = jax.tree.leaves(self.batch)[0].shape[self.shards.lead :][:2]
         return num_pieces, size
 
     def split(self, values: jax.Array) -> jax.Array:
-        """[B] -> [M, m], zero on the filling."""
-        num_pieces, size = self.shape
-        padded = jnp.pad(values, (0, num_pieces * size - self.num_examples))
-        return padded.reshape(num_pieces, size)
+        """[B] -> in the form of `batch`, zero on the filling."""
+        return _cut(values, self.shape, self.shards, _with_zeros)
 
-    def join(self, values: Any) -> Any:
-        """Leaves [M, m, ...] -> [B, ...]."""
-        places = math.prod(self.shape)
-        return jax.tree.map(
-            lambda leaf: leaf.reshape(places, *leaf.shape[2:])[: self.num_examples], values
-        )
+    def flat(self, leaf: jax.Array) -> jax.Array:
+        """[M, m, ...] -> [M m, ...], of each shard; an array [B, 0] does not tell how many."""
+        lead = self.shards.lead
+        return leaf.reshape(*leaf.shape[:lead], math.prod(self.shape), *leaf.shape[lead + 2 :])
+
+    def join(self, leaf: jax.Array) -> jax.Array:
+        """What `flat` gives -> [B, ...], without the filling."""
+        return self.shards.join(leaf, self.num_examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,39 +79,47 @@ class ReorderedBatches:
     """
 
     examples: MicroBatches
-    order: jax.Array  # [M, m] places in the M m examples, filling included
+    order: jax.Array  # [M, m] places in the M m examples, filling included; of each shard
     first: jax.Array  # [] int
     end: jax.Array  # [] int
 
     def fold(self, body: Callable, init: Any, *values: jax.Array) -> tuple[Any, Any]:
         """As `MicroBatches.fold`, with 0 for the examples that are left out."""
-        places = self.order.size  # not -1: an array [B, 0] does not tell how many
-        flat = jax.tree.map(lambda leaf: leaf.reshape(places, *leaf.shape[2:]), self.examples.batch)
-        pieces = (flat, *(self.examples.split(array).reshape(-1) for array in values))
+        examples = self.examples
 
-        def piece(number):
-            return jax.tree.map(lambda leaf: leaf[self.order[number]], pieces)
+        def over_pieces(carry, pieces, order):
+            def piece(number):
+                return jax.tree.map(lambda leaf: leaf[order[number]], pieces)
 
-        def visit(number, state):
-            carry, found = state
-            carry, new = body(carry, *piece(number))
-            return carry, jax.tree.map(
-                lambda all, some: all.at[self.order[number]].set(some, unique_indices=True),
-                found,
-                new,
-            )
+            def visit(number, state):
+                carry, found = state
+                carry, new = body(carry, *piece(number))
+                return carry, jax.tree.map(
+                    lambda all, some: all.at[order[number]].set(some, unique_indices=True),
+                    found,
+                    new,
+                )
 
-        _, like = jax.eval_shape(body, init, *jax.eval_shape(piece, self.first))
-        found = jax.tree.map(lambda new: jnp.zeros((places, *new.shape[1:]), new.dtype), like)
-        carry, found = jax.lax.fori_loop(self.first, self.end, visit, (init, found))
-        return carry, self._cut(found)
+            def empty(number):
+                total, new = body(carry, *piece(number))
+                places = (order.size,)
+                return total, jax.tree.map(
+                    lambda leaf: (
+                        jnp.zeros(places, leaf.dtype)[(...,) + (None,) * (leaf.ndim - 1)] + leaf[:1]
+                    ),
+                    new,
+                )
 
-    def _cut(self, values: Any) -> Any:
-        """Leaves [M m, ...] without the filling."""
-        return jax.tree.map(lambda leaf: leaf[: self.examples.num_examples], values)
+            like = jax.eval_shape(empty, self.first)
+            start = jax.tree.map(as_type_of, carry, like[0]), zeros_of(like[1])
+            return jax.lax.fori_loop(self.first, self.end, visit, start)
+
+        pieces = jax.tree.map(examples.flat, (examples.batch, *map(examples.split, values)))
+        carry, found = examples.shards.run(over_pieces, init, pieces, self.order)
+        return carry, jax.tree.map(examples.join, found)
 
 
-def known_slopes(weights: jax.Array, microbatch_size: int | None) -> jax.Array:
+def known_slopes(weights: jax.Array, microbatch_size: int | None, num_shards: int = 1) -> jax.Array:
     """Where `zero_weight="omit"` computes slopes: in the fewest micro-batches with all weight.
 
     The other examples are neither read nor computed; the gradient is 0 there and means nothing.
@@ -113,16 +131,21 @@ def known_slopes(weights: jax.Array, microbatch_size: int | None) -> jax.Array:
     Args:
       weights: [..., B].
       microbatch_size: as in `build_loss_auc`.
+      num_shards: D, the devices that the examples are split over by its `data_axis`.
 
     Returns:
       [..., B] bool.
     """
     count = weights.shape[-1]
     size = count if microbatch_size is None else min(microbatch_size, count)
-    zero = weights == 0
-    num_visited = -(-jnp.sum(~zero, axis=-1, keepdims=True) // size) * size
-    room = num_visited - jnp.sum(~zero, axis=-1, keepdims=True)
-    return ~zero | (jnp.cumsum(zero, axis=-1) <= room)
+    of_shard, size = -(-count // num_shards), -(-size // num_shards)
+    filling = [(0, 0)] * (weights.ndim - 1) + [(0, of_shard * num_shards - count)]
+    zero = jnp.pad(weights, filling).reshape(*weights.shape[:-1], num_shards, of_shard) == 0
+    num_others = jnp.sum(~zero, axis=-1, keepdims=True)
+    most = over_devices(jnp.max(num_others, axis=-2, keepdims=True))
+    num_visited = -(-most // size) * size
+    known = ~zero | (jnp.cumsum(zero, axis=-1) <= num_visited - num_others)
+    return known.reshape(*weights.shape[:-1], num_shards * of_shard)[..., :count]
 
 
 def split_by_weight(
@@ -130,28 +153,42 @@ def split_by_weight(
 ) -> tuple[ReorderedBatches, ReorderedBatches]:
     """(the fewest micro-batches that hold all examples whose weight is not 0, the others)."""
     num_pieces, size = examples.shape
-    zero = examples.split(weights).reshape(-1) == 0
-    order = jnp.argsort(zero, stable=True).reshape(num_pieces, size)
-    end = (jnp.sum(~zero) + size - 1) // size
+    zero = examples.flat(examples.split(weights)) == 0
+    order = jnp.argsort(zero, axis=-1, stable=True).reshape(*zero.shape[:-1], num_pieces, size)
+    # As many everywhere: devices that add up a sum go through a loop together.
+    end = (over_devices(jnp.max(jnp.sum(~zero, axis=-1))) + size - 1) // size
     return (
         ReorderedBatches(examples, order, jnp.zeros_like(end), end),
         ReorderedBatches(examples, order, end, jnp.full_like(end, num_pieces)),
     )
 
 
-def split_microbatches(batch: Batch, size: int | None) -> MicroBatches:
+def split_microbatches(batch: Batch, size: int | None, shards: Shards = OneShard()) -> MicroBatches:
     """Cuts a batch of B examples into ceil(B / size) micro-batches; one when `size` is None."""
     num_examples = jax.tree.leaves(batch)[0].shape[0]
     size = num_examples if size is None else min(size, num_examples)
-    num_pieces = -(-num_examples // size)
-    filling = num_pieces * size - num_examples
+    of_shard, size = (-(-number // shards.number) for number in (num_examples, size))
+    shape = -(-of_shard // size), size
+    pieces = jax.tree.map(lambda leaf: _cut(leaf, shape, shards, _with_copies), batch)
+    return MicroBatches(pieces, num_examples, shards)
 
-    def cut(leaf: jax.Array) -> jax.Array:
-        if filling:
-            leaf = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], filling, axis=0)])
-        return leaf.reshape(num_pieces, size, *leaf.shape[1:])
 
-    return MicroBatches(jax.tree.map(cut, batch), num_examples)
+def _cut(leaf: jax.Array, shape: tuple[int, int], shards: Shards, fill: Fill) -> jax.Array:
+    """[B, ...] -> [M, m, ...], of each shard, each filled up apart."""
+    lead, rows = shards.lead, shards.rows(leaf, fill)
+    filling = math.prod(shape) - rows.shape[lead]
+    if filling:
+        rows = fill(rows, lead, filling)
+    return rows.reshape(*rows.shape[:lead], *shape, *rows.shape[lead + 1 :])
+
+
+def _with_zeros(leaf: jax.Array, axis: int, number: int) -> jax.Array:
+    return jnp.pad(leaf, [(0, number if a == axis else 0) for a in range(leaf.ndim)])
+
+
+def _with_copies(leaf: jax.Array, axis: int, number: int) -> jax.Array:
+    last = jax.lax.slice_in_dim(leaf, leaf.shape[axis] - 1, leaf.shape[axis], axis=axis)
+    return jnp.concatenate([leaf, jnp.repeat(last, number, axis=axis)], axis=axis)
 
 
 Examples = MicroBatches | ReorderedBatches

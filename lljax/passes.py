@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, subjaxprs
 
+from lljax.array_types import as_type_of
 from lljax.microbatch import Examples
 from lljax.train_step import example_losses, weighted_gradient
 from lljax.types import Batch, Params, PassName, SecondOrder
@@ -179,7 +180,7 @@ def loss_gradient(
 
         data, constants = select(batch, wanted.batch), select(shared, wanted.shared)
         losses, pull_back = jax.vjp(losses, params, data, constants)
-        theta, data, constants = pull_back(weights.astype(losses.dtype))
+        theta, data, constants = pull_back(as_type_of(weights.astype(losses.dtype), losses))
         return jax.tree.map(jnp.add, sums, (theta, constants)), data
 
     zeros = jax.tree.map(jnp.zeros_like, (params, select(shared, wanted.shared)))
@@ -216,7 +217,7 @@ def _forward_over_reverse(losses, params, data, constants, weights, direction) -
 
     def gradients_and_losses(theta):
         values, pull_back = jax.vjp(losses, theta, data, constants)
-        return pull_back(weights.astype(values.dtype)), values
+        return pull_back(as_type_of(weights.astype(values.dtype), values)), values
 
     _, ((curvature, of_data, of_constants), slopes) = jax.jvp(
         gradients_and_losses, (params,), (direction,)
@@ -229,7 +230,7 @@ def _reverse_over_reverse(losses, params, data, constants, weights, direction) -
 
     def gradient(theta, data, constants, weights):
         values, pull_back = jax.vjp(lambda theta: losses(theta, data, constants), theta)
-        return pull_back(weights.astype(values.dtype))[0]
+        return pull_back(as_type_of(weights.astype(values.dtype), values))[0]
 
     _, pull_back = jax.vjp(gradient, params, data, constants, weights)
     curvature, of_data, of_constants, slopes = pull_back(direction)

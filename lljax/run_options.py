@@ -14,9 +14,10 @@ from lljax.closures import open_closure
 from lljax.hyperparams import init_state
 from lljax.loss_check import check_losses
 from lljax.memory import MemoryStrategy
-from lljax.microbatch import split_microbatches
+from lljax.microbatch import MicroBatches, split_microbatches
 from lljax.passes import Rules, SharedLossFn, choose_pass, has_backward_rules
-from lljax.step_inputs import check_step_inputs, take
+from lljax.shards import find_shards
+from lljax.step_inputs import check_step_inputs
 from lljax.types import Batch, LossFn, Params, SecondOrder, StepInputs, ZeroWeight
 
 
@@ -60,6 +61,7 @@ class RunOptions:
     second_order: SecondOrder
     eval_every: int
     check_loss: bool = True
+    data_axis: str | None = None
 
     def __post_init__(self) -> None:
         """ValueError: an option is not valid."""
@@ -72,6 +74,11 @@ class RunOptions:
         checks.check_zero_weight(self.zero_weight, self.microbatch_size)
         checks.check_choice("second_order", self.second_order, SecondOrder)
         checks.check_count("eval_every", self.eval_every)
+        checks.check_data_axis(self.data_axis)
+
+    def split(self, batch: Batch) -> MicroBatches:
+        """Examples cut into the pieces that a step passes over."""
+        return split_microbatches(batch, self.microbatch_size, find_shards(self.data_axis, batch))
 
     def check(
         self,
@@ -189,17 +196,16 @@ class RunOptions:
         wanted: tuple[tuple[bool, ...], ...] = ((), (), ()),
     ) -> TrainingRun:
         """The run over these data."""
-        size = self.microbatch_size
         return TrainingRun(
             functions.loss_fn,
             functions.desired_loss_fn,
             functions.optimizer(shared[1]),
             train,
             desired,
-            split_microbatches(train, size),
-            split_microbatches(desired, size),
+            self.split(train),
+            self.split(desired),
             shared,
-            size,
+            self.microbatch_size,
             self.zero_weight,
             functions.rules,
             self.eval_every,
@@ -210,9 +216,11 @@ class RunOptions:
         """The form of the examples that a loss is handed at once."""
 
         def cut(batch, index):
-            batch = batch if index is None else take(batch, index[0])
-            pieces = split_microbatches(batch, self.microbatch_size).batch
-            return jax.tree.map(lambda leaf: leaf[0], pieces)
+            shards = find_shards(self.data_axis, batch)
+            if index is not None:
+                batch = shards.take(batch, index[0])
+            pieces = split_microbatches(batch, self.microbatch_size, shards).batch
+            return jax.tree.map(lambda leaf: shards.first(leaf)[0], pieces)
 
         return jax.eval_shape(cut, batch, index)
 

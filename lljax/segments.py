@@ -16,7 +16,6 @@ from lljax import adjoint, checks, optimizer_check
 from lljax.adjoint import TrainingRun
 from lljax.evaluation import Place, where_measured
 from lljax.memory import MemoryStrategy, StoreStates
-from lljax.microbatch import split_microbatches
 from lljax.run_options import Held, RunOptions, rest_of
 from lljax.step_inputs import as_step_inputs
 from lljax.train_step import mean_loss
@@ -112,6 +111,7 @@ def build_segments(
     zero_weight: ZeroWeight = "compute",
     second_order: SecondOrder = "auto",
     eval_every: int = 1,
+    data_axis: str | None = None,
     watched_loss_fn: LossFn | None = None,
     check_loss: bool = True,
     check_optimizer: bool = True,
@@ -141,7 +141,7 @@ def build_segments(
 
     Args:
       loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, second_order,
-        check_loss, check_optimizer: as in `build_loss_auc`.
+        data_axis, check_loss, check_optimizer: as in `build_loss_auc`.
       memory: the strategy within a segment.
       eval_every: as in `build_loss_auc`, and must divide m. `losses` are then [m / eval_every], and
         so are the loss cotangents of `backward`, of the losses before each such stretch of steps.
@@ -164,6 +164,7 @@ def build_segments(
         second_order,
         eval_every,
         check_loss,
+        data_axis,
     )
 
     def training_run(data: Data, params: Params, inputs: StepInputs | None = None) -> TrainingRun:
@@ -173,7 +174,7 @@ def build_segments(
         return options.run(options.as_given(rules), train, desired, (constants, Held()))
 
     def observer(run: TrainingRun, watched: Watched):
-        batches = {name: split_microbatches(b, microbatch_size) for name, b in watched.items()}
+        batches = {name: options.split(batch) for name, batch in watched.items()}
         loss = watched_loss_fn or desired_loss_fn or loss_fn
         rest = rest_of(run.shared)
 

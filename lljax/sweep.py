@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lljax.array_types import zeros_of
+
 Advance = Callable[[Any, Any], tuple[Any, Any]]
 """(state, inputs of one step) -> (next state, output)."""
 
@@ -129,7 +131,7 @@ def _scan(body, carry, steps: _Steps, reverse: bool = False):
         _, output = jax.eval_shape(body, carry, step.inputs)
 
         def idle(carry, _):
-            return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), output)
+            return carry, zeros_of(output)
 
         return jax.lax.cond(step.live, body, idle, carry, step.inputs)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lljax.array_types import as_type_of
 from lljax.hyperparams import Hyperparams, write_hyperparams
 from lljax.microbatch import Examples
 from lljax.types import LossFn, Params, TrainState, at_least_32_bits
@@ -58,7 +59,7 @@ def weighted_gradient(
 
     def add(gradient, batch, weights):
         losses, pull_back = jax.vjp(lambda p: loss_fn(p, batch), params)
-        (piece_gradient,) = pull_back(weights.astype(losses.dtype))
+        (piece_gradient,) = pull_back(as_type_of(weights.astype(losses.dtype), losses))
         return jax.tree.map(jnp.add, gradient, piece_gradient), losses
 
     return examples.fold(add, jax.tree.map(jnp.zeros_like, params), weights)

@@ -22,6 +22,7 @@ from workdirs import forge_language_model, forge_perceptron  # noqa: E402
 from lljax.data.text import TextSettings  # noqa: E402
 from lljax.report.style import STYLE  # noqa: E402
 
+jax.config.update("jax_num_cpu_devices", 8)  # for tests/test_devices.py; the others use the first
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 STYLE["savefig.dpi"] = 40  # a report takes half as long, and its figures are the same
