@@ -71,11 +71,12 @@ def counts(problem: Problem, size: int | None, split: bool, number: int, axis: s
         gradient = jax.jit(jax.grad(loss_auc, argnums=(0, 1), has_aux=True, allow_int=True))
         program = gradient.lower(*placed(problem, mesh, split)).compile()
     work, steps = count_work(program), problem.num_steps
+    memory: Any = program.memory_analysis()
     return {
         "collectives": {kind: calls / steps for kind, calls in sorted(work.calls.items())},
         "bytes": sum(work.bytes.values()) / steps,
         "multiplications": work.multiplications / steps,
-        "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
     }
 
 

@@ -34,6 +34,27 @@ def over_devices(value: jax.Array) -> jax.Array:
     return jax.lax.pmax(value, axes) if axes else value
 
 
+def summed_as(cotangents: Any, primals: Any) -> Any:
+    """Cotangents, added up over the axes of the mesh over which what they belong to does not vary.
+
+    Args:
+      cotangents: like `primals`; None in the place of leaves without a derivative.
+      primals: arrays.
+    """
+
+    def add(primal: jax.Array, cotangent: Any) -> Any:
+        if cotangent is None:
+            return None
+        axes = _varying(jax.typeof(cotangent)) - _varying(jax.typeof(primal))
+        return jax.lax.psum(cotangent, tuple(sorted(axes))) if axes else cotangent
+
+    if cotangents is None:
+        return None
+    form: Any = jax.tree.structure(primals)
+    pairs = zip(jax.tree.leaves(primals), form.flatten_up_to(cotangents), strict=True)
+    return form.unflatten([add(*pair) for pair in pairs])
+
+
 def zeros_of(tree: Any) -> Any:
     """Zeros in the form of arrays or shapes, and of their types."""
     return jax.tree.map(

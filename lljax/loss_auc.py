@@ -10,6 +10,7 @@ import optax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from lljax import adjoint, optimizer_check
+from lljax.array_types import summed_as
 from lljax.evaluation import places
 from lljax.memory import MemoryStrategy, StoreStates
 from lljax.microbatch import known_slopes
@@ -193,7 +194,9 @@ def _loss_curve(options: RunOptions, functions: RunFunctions, check_optimizer: b
             run, cotangent, sums, kept, inputs, losses_cotangent[:-1], memory
         )
         of_data = (_with_leaves(*triple) for triple in zip(data, wanted.value, sums, strict=True))
-        return of_inputs, run.first_cotangent(params, cotangent), *of_data
+        found = of_inputs, run.first_cotangent(params, cotangent), *of_data
+        primals = inputs, params, *data
+        return tuple(summed_as(*pair) for pair in zip(found, primals, strict=True))
 
     loss_curve.defvjp(forward, backward, symbolic_zeros=True)
     return loss_curve

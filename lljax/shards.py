@@ -21,8 +21,15 @@ Pass = Callable[..., tuple[Any, Any]]
 class Shards(Protocol):
     """How B examples are split: rows [B, ...] on one device, [D, B / D, ...] over D."""
 
-    lead: int  # axes in front of those of a shard
-    number: int  # D
+    @property
+    def lead(self) -> int:
+        """How many axes are in front of those of a shard."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """D."""
+        ...
 
     def rows(self, leaf: jax.Array, fill: Fill) -> jax.Array:
         """[B, ...] -> rows, filled up to B / D in each."""

@@ -21,14 +21,15 @@ import lljax
 from benchmarks.compiled import count_work
 from lljax.types import LossAucInfo
 
-STRATEGIES = [
+SLOW = pytest.mark.slow
+FAST = [lljax.RecomputeStates(num_kept=4)]  # with idle places
+OTHERS = [
     lljax.StoreStates(),
     lljax.RecomputeStates(),
-    lljax.RecomputeStates(num_kept=4),  # with idle places
     lljax.RecomputeStates(depth=2),
     lljax.KeepGradients(),
-    lljax.SpreadStates(AXIS),
 ]
+STRATEGIES = FAST + [pytest.param(memory, marks=SLOW) for memory in OTHERS]
 
 
 def over_devices(loss_fn, optimizer, problem, number, split=False, **options):
@@ -40,10 +41,12 @@ def over_devices(loss_fn, optimizer, problem, number, split=False, **options):
         )
 
 
-@pytest.mark.parametrize("number", [1, 2, 4, 8])
-@pytest.mark.parametrize("microbatch_size", [None, 8, 12])
+@pytest.mark.parametrize("number", [4, *(pytest.param(n, marks=SLOW) for n in (1, 2, 8))])
+@pytest.mark.parametrize(
+    "microbatch_size", [12, *(pytest.param(size, marks=SLOW) for size in (None, 8))]
+)
 @pytest.mark.parametrize("batches", [False, True])
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW])
+@pytest.mark.parametrize("optimizer", [ADAMW, pytest.param(SGD, marks=SLOW)])
 def test_any_number_of_devices_gives_the_same(number, microbatch_size, batches, optimizer):
     loss_fn, problem = logistic()
     problem = in_batches(problem) if batches else problem
@@ -52,8 +55,8 @@ def test_any_number_of_devices_gives_the_same(number, microbatch_size, batches, 
     assert_same(over_devices(loss_fn, optimizer, problem, number, **options), expected)
 
 
-@pytest.mark.parametrize("memory", STRATEGIES)
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("memory", [*STRATEGIES, lljax.SpreadStates(AXIS)])
+@pytest.mark.parametrize("split", [False, pytest.param(True, marks=SLOW)])
 def test_every_memory_strategy_over_devices(memory, split):
     loss_fn, problem = transformer()
     expected = gradient_of(loss_fn, ADAMW)(*problem)
@@ -102,7 +105,7 @@ def test_examples_without_weight_over_devices(second_order):
     assert_same((omitting.desired_losses, *grads), (info.desired_losses, slopes * known, of_params))
 
 
-@pytest.mark.parametrize("memory", STRATEGIES[:-1])
+@pytest.mark.parametrize("memory", STRATEGIES)
 @pytest.mark.parametrize("options", [{}, {"microbatch_size": 8}])
 def test_explicit_meshes(memory, options):
     """The types of the arrays say how they are split: no `data_axis` is needed."""
@@ -115,7 +118,7 @@ def test_explicit_meshes(memory, options):
     assert jax.typeof(found[1][0]).sharding.spec == jax.P(None, AXIS)
 
 
-@pytest.mark.parametrize("memory", STRATEGIES[:-1])
+@pytest.mark.parametrize("memory", STRATEGIES)
 @pytest.mark.parametrize("zero_weight", ["compute", "slope_only", "omit"])
 def test_within_shard_map_over_data(memory, zero_weight):
     loss_fn, problem = logistic()
@@ -149,7 +152,7 @@ def test_within_shard_map_over_data(memory, zero_weight):
     )
 
 
-@pytest.mark.parametrize("memory", STRATEGIES[:-1])
+@pytest.mark.parametrize("memory", STRATEGIES)
 def test_within_shard_map_over_seeds(memory):
     """Each device has a run of its own."""
     loss_fn, problem = logistic()
@@ -161,12 +164,17 @@ def test_within_shard_map_over_seeds(memory):
     def one(scale, policy, params, train, desired):
         params = jax.tree.map(lambda leaf: scale[0] * leaf, params)
         gradient = jax.value_and_grad(loss_auc, has_aux=True)
+        _, total = gradient(policy, params, train, desired)
+        policy = jax.lax.pcast(policy, (AXIS,), to="varying")
         (auc, _), slopes = gradient(policy, params, train, desired)
-        return auc[None], slopes[None]
+        return auc[None], slopes[None], total
 
     own, whole = jax.P(AXIS), jax.P()
-    run = jax.shard_map(one, mesh=make_mesh(4), in_specs=(own, *[whole] * 4), out_specs=(own, own))
-    aucs, slopes = jax.jit(run)(scales, *problem)
+    run = jax.shard_map(
+        one, mesh=make_mesh(4), in_specs=(own, *[whole] * 4), out_specs=(own, own, whole)
+    )
+    aucs, slopes, total = jax.jit(run)(scales, *problem)
+    assert_same(total, slopes.sum(axis=0))  # of weights that all runs share
     for number, scale in enumerate(scales):
         params = jax.tree.map(lambda leaf, scale=scale: scale * leaf, problem.params)
         (auc, _), (expected, _) = gradient_of(loss_fn, ADAMW)(*problem._replace(params=params))
@@ -180,8 +188,8 @@ def compiled(problem, loss_fn, number, optimizer=SGD, split=False, **options):
         return gradient.lower(*place(problem, mesh, split)).compile()
 
 
-@pytest.mark.parametrize("make", [logistic, transformer])
-@pytest.mark.parametrize("microbatch_size", [None, 8])
+@pytest.mark.parametrize("make", [transformer, pytest.param(logistic, marks=SLOW)])
+@pytest.mark.parametrize("microbatch_size", [8, pytest.param(None, marks=SLOW)])
 @pytest.mark.parametrize("batches", [False, True])
 def test_what_devices_tell_each_other(make, microbatch_size, batches):
     """A sum a pass: no example and no row of the policy leaves its device."""
@@ -197,6 +205,7 @@ def test_what_devices_tell_each_other(make, microbatch_size, batches):
         assert work.largest <= largest
 
 
+@SLOW
 def test_work_is_divided():
     loss_fn, problem = transformer()
     whole = count_work(compiled(problem, loss_fn, 1, microbatch_size=8)).multiplications
