@@ -18,6 +18,7 @@ import lljax
 from benchmarks.compiled import count_work
 from benchmarks.output import Output
 from benchmarks.problems import Problem, minibatch_transformer, perceptron, transformer
+from lljax.shards import largest_cut
 
 AXIS = "data"
 SIZES = {"width": 64, "context": 32, "vocab_size": 512, "num_heads": 4}
@@ -40,6 +41,12 @@ LAYOUTS: dict[str, tuple[Callable[[], Problem], int | None, bool]] = {
 }
 
 
+def make_mesh(number: int, kind: str = "Auto") -> jax.sharding.Mesh:
+    """Of the first devices."""
+    types = (getattr(jax.sharding.AxisType, kind),)
+    return jax.make_mesh((number,), (AXIS,), axis_types=types, devices=jax.devices()[:number])
+
+
 def placed(problem: Problem, mesh: jax.sharding.Mesh, split: bool) -> tuple:
     """The arguments of a meta-gradient: examples over the axis, parameters whole or split."""
 
@@ -47,10 +54,7 @@ def placed(problem: Problem, mesh: jax.sharding.Mesh, split: bool) -> tuple:
         return jax.NamedSharding(mesh, jax.P(*spec))
 
     def of_params(leaf: jax.Array) -> jax.NamedSharding:
-        number = mesh.shape[AXIS]
-        sizes = [size if size % number == 0 else 0 for size in leaf.shape]
-        is_cut = split and any(sizes)
-        return over(*[None] * sizes.index(max(sizes)), AXIS) if is_cut else over()
+        return over(*largest_cut(leaf.shape, AXIS, mesh.shape[AXIS]) if split else ())
 
     weights = jax.device_put(problem.policy, over(None, AXIS))
     if problem.batch_index is not None:
@@ -62,8 +66,7 @@ def placed(problem: Problem, mesh: jax.sharding.Mesh, split: bool) -> tuple:
 
 def counts(problem: Problem, size: int | None, split: bool, number: int, axis: str | None) -> dict:
     """Of an inner step, on one of so many devices."""
-    types = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((number,), (AXIS,), axis_types=types, devices=jax.devices()[:number])
+    mesh = make_mesh(number)
     with jax.set_mesh(mesh):
         loss_auc = lljax.build_loss_auc(
             problem.loss_fn, problem.optimizer, microbatch_size=size, data_axis=axis

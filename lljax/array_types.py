@@ -5,6 +5,7 @@ varies or is split, and both branches of a condition, a carry and its next value
 and its cotangent must agree. Elsewhere nothing is done here.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,13 +23,24 @@ def as_type_of(value: jax.Array, like: Any) -> jax.Array:
     return value
 
 
+def start_of(zeros: Any, add: Callable, *arguments: Any) -> Any:
+    """Zeros of the types that a sum has: those of the first result of `add(zeros, *arguments)`.
+
+    `add` is traced only where the types say something.
+    """
+    if not any(map(_is_typed, jax.tree.leaves((zeros, arguments)))):
+        return zeros
+    like, _ = jax.eval_shape(add, zeros, *arguments)
+    return jax.tree.map(as_type_of, zeros, like)
+
+
 def varies_beyond(value: jax.Array, tree: Any) -> bool:
     """Whether a value varies over axes of the mesh over which arrays do not."""
     others = (_varying(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree))
     return bool(_varying(jax.typeof(value)) - frozenset().union(*others))
 
 
-def over_devices(value: jax.Array) -> jax.Array:
+def largest_over_devices(value: jax.Array) -> jax.Array:
     """The largest of what the devices have, where they may have different numbers."""
     axes = tuple(sorted(_varying(jax.typeof(value))))
     return jax.lax.pmax(value, axes) if axes else value
@@ -48,8 +60,6 @@ def summed_as(cotangents: Any, primals: Any) -> Any:
         axes = _varying(jax.typeof(cotangent)) - _varying(jax.typeof(primal))
         return jax.lax.psum(cotangent, tuple(sorted(axes))) if axes else cotangent
 
-    if cotangents is None:
-        return None
     form: Any = jax.tree.structure(primals)
     pairs = zip(jax.tree.leaves(primals), form.flatten_up_to(cotangents), strict=True)
     return form.unflatten([add(*pair) for pair in pairs])
@@ -57,10 +67,7 @@ def summed_as(cotangents: Any, primals: Any) -> Any:
 
 def zeros_of(tree: Any) -> Any:
     """Zeros in the form of arrays or shapes, and of their types."""
-    return jax.tree.map(
-        lambda leaf: as_type_of(jnp.zeros(leaf.shape, leaf.dtype), leaf),
-        tree,
-    )
+    return jax.tree.map(lambda leaf: as_type_of(jnp.zeros(leaf.shape, leaf.dtype), leaf), tree)
 
 
 def _varying(kind: Any) -> frozenset[str]:
@@ -68,6 +75,11 @@ def _varying(kind: Any) -> frozenset[str]:
     manual = getattr(kind, "manual_axis_type", None)  # in JAX before 0.10 `vma`
     found = getattr(kind, "vma", None) if manual is None else manual.varying
     return frozenset(found or ())
+
+
+def _is_typed(leaf: Any) -> bool:
+    kind = jax.typeof(leaf)
+    return bool(_varying(kind)) or is_explicit(kind.sharding)
 
 
 def is_explicit(sharding: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lljax.array_types import as_type_of, over_devices, zeros_of
+from lljax.array_types import as_type_of, largest_over_devices, start_of
 from lljax.shards import Fill, OneShard, Shards
 from lljax.types import Batch
 
@@ -39,11 +39,11 @@ class MicroBatches:
         """
 
         def over_pieces(carry, pieces):
-            like, _ = jax.eval_shape(body, carry, *jax.tree.map(lambda leaf: leaf[0], pieces))
-            carry = jax.tree.map(as_type_of, carry, like)
+            first = jax.tree.map(lambda leaf: leaf[0], pieces)
             if self.shape[0] > 1:
+                carry = start_of(carry, body, *first)
                 return jax.lax.scan(lambda carry, piece: body(carry, *piece), carry, pieces)
-            carry, found = body(carry, *jax.tree.map(lambda leaf: leaf[0], pieces))
+            carry, found = body(carry, *first)
             return carry, jax.tree.map(lambda leaf: leaf[None], found)
 
         pieces = (self.batch, *map(self.split, values))
@@ -100,18 +100,12 @@ class ReorderedBatches:
                     new,
                 )
 
-            def empty(number):
-                total, new = body(carry, *piece(number))
-                places = (order.size,)
-                return total, jax.tree.map(
-                    lambda leaf: (
-                        jnp.zeros(places, leaf.dtype)[(...,) + (None,) * (leaf.ndim - 1)] + leaf[:1]
-                    ),
-                    new,
-                )
-
-            like = jax.eval_shape(empty, self.first)
-            start = jax.tree.map(as_type_of, carry, like[0]), zeros_of(like[1])
+            total, like = jax.eval_shape(body, carry, *jax.eval_shape(piece, self.first))
+            places = (order.size,)
+            found = jax.tree.map(
+                lambda new: as_type_of(jnp.zeros(places + new.shape[1:], new.dtype), new), like
+            )
+            start = jax.tree.map(as_type_of, carry, total), found
             return jax.lax.fori_loop(self.first, self.end, visit, start)
 
         pieces = jax.tree.map(examples.flat, (examples.batch, *map(examples.split, values)))
@@ -142,7 +136,7 @@ def known_slopes(weights: jax.Array, microbatch_size: int | None, num_shards: in
     filling = [(0, 0)] * (weights.ndim - 1) + [(0, of_shard * num_shards - count)]
     zero = jnp.pad(weights, filling).reshape(*weights.shape[:-1], num_shards, of_shard) == 0
     num_others = jnp.sum(~zero, axis=-1, keepdims=True)
-    most = over_devices(jnp.max(num_others, axis=-2, keepdims=True))
+    most = largest_over_devices(jnp.max(num_others, axis=-2, keepdims=True))
     num_visited = -(-most // size) * size
     known = ~zero | (jnp.cumsum(zero, axis=-1) <= num_visited - num_others)
     return known.reshape(*weights.shape[:-1], num_shards * of_shard)[..., :count]
@@ -156,7 +150,7 @@ def split_by_weight(
     zero = examples.flat(examples.split(weights)) == 0
     order = jnp.argsort(zero, axis=-1, stable=True).reshape(*zero.shape[:-1], num_pieces, size)
     # As many everywhere: devices that add up a sum go through a loop together.
-    end = (over_devices(jnp.max(jnp.sum(~zero, axis=-1))) + size - 1) // size
+    end = (largest_over_devices(jnp.max(jnp.sum(~zero, axis=-1))) + size - 1) // size
     return (
         ReorderedBatches(examples, order, jnp.zeros_like(end), end),
         ReorderedBatches(examples, order, end, jnp.full_like(end, num_pieces)),

@@ -165,11 +165,14 @@ def cut_largest(leaf: jax.Array, axis: str) -> jax.Array:
     Raises:
       ValueError: the mesh that is set has no such axis.
     """
-    number = _mesh_with(axis, "axis").shape[axis]
-    sizes = [size if size % number == 0 else 0 for size in leaf.shape]
-    if not any(sizes):
-        return leaf
-    return _placed(leaf, jax.P(*[None] * sizes.index(max(sizes)), axis))
+    spec = largest_cut(leaf.shape, axis, _mesh_with(axis, "axis").shape[axis])
+    return _placed(leaf, spec) if spec else leaf
+
+
+def largest_cut(shape: tuple[int, ...], axis: str, number: int) -> jax.P:
+    """How an array is split along its largest axis that so many devices divide; not, without."""
+    sizes = [size if size % number == 0 else 0 for size in shape]
+    return jax.P(*[None] * sizes.index(max(sizes)), axis) if any(sizes) else jax.P()
 
 
 def whole(leaf: jax.Array) -> jax.Array:

@@ -7,17 +7,12 @@ import optax
 from problems import LogisticProblem, assert_close, logistic_loss, make_logistic
 
 import lljax
+from benchmarks.devices import AXIS
 from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
+from lljax.shards import largest_cut
 
-AXIS = "data"
 SGD = optax.sgd(0.3)
 ADAMW = optax.adamw(0.01, eps_root=1e-8)
-
-
-def make_mesh(number, kind="Auto"):
-    """A mesh of the first devices."""
-    types = (getattr(jax.sharding.AxisType, kind),)
-    return jax.make_mesh((number,), (AXIS,), axis_types=types, devices=jax.devices()[:number])
 
 
 def logistic(**sizes):
@@ -60,10 +55,7 @@ def split_params(params, mesh):
     """Each array along its largest axis that the devices divide."""
 
     def sharding(leaf):
-        number = mesh.shape[AXIS]
-        sizes = [size if size % number == 0 else 0 for size in leaf.shape]
-        spec = [None] * sizes.index(max(sizes)) + [AXIS] if any(sizes) else []
-        return jax.NamedSharding(mesh, jax.P(*spec))
+        return jax.NamedSharding(mesh, largest_cut(leaf.shape, AXIS, mesh.shape[AXIS]))
 
     return jax.tree.map(sharding, params)
 

@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 from many_devices import (
     ADAMW,
-    AXIS,
     SGD,
     assert_same,
     gradient_of,
     in_batches,
     logistic,
-    make_mesh,
     place,
     transformer,
 )
 
 import lljax
 from benchmarks.compiled import count_work
+from benchmarks.devices import AXIS, make_mesh
 from lljax.types import LossAucInfo
 
 SLOW = pytest.mark.slow
