@@ -5,16 +5,17 @@ the trip counts of the loops around it, which the compiler writes into the progr
 """
 
 import collections
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _OPERATION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$")
 _CALLED = re.compile(r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_OPERAND = re.compile(r"(?:([a-z]+\d*\[[\d,]*\])\S* )?%?([\w.\-]+)")  # perhaps with its shape
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -99,33 +100,27 @@ def _walk(
 
 def _arrays(shape: str) -> list[tuple[int, str]]:
     """(elements, dtype) of the arrays of a shape, which may be a tuple."""
-    found = []
-    for dtype, sizes in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape):
-        count = 1
-        for size in filter(None, sizes.split(",")):
-            count *= int(size)
-        found.append((count, dtype))
-    return found
+    found = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)
+    return [(math.prod(_numbers(sizes)), dtype) for dtype, sizes in found]
 
 
 def _num_bytes(shape: str) -> int:
-    return sum(
-        count * _BITS.get(dtype, int("".join(filter(str.isdigit, dtype)) or 8)) // 8
-        for count, dtype in _arrays(shape)
-    )
+    """A dtype's name ends with its bits; that of flags has none, and they take 8."""
+    bits = ((count, re.search(r"\d+$", dtype)) for count, dtype in _arrays(shape))
+    return sum(count * (int(found[0]) if found else 8) // 8 for count, found in bits)
 
 
 def _multiplications(operation: _Operation, shapes: dict[str, str]) -> int:
     """Elements of the product times the length of what is summed."""
-    first = operation.rest.split(",")[0].strip()
-    # Operands may come with their shapes in front of their names.
-    shape = first if "[" in first else shapes[first.lstrip("%").rstrip(")")]
-    if "[" in first:
-        shape = re.match(r"[a-z]+\d*\[[\d,]*\]", operation.rest.strip())[0]  # type: ignore[index]
-    sizes = [int(size) for size in re.search(r"\[([\d,]*)\]", shape)[1].split(",") if size]  # type: ignore[index]
+    operand = _OPERAND.match(operation.rest)
     summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", operation.rest)
-    length = 1
-    for dim in filter(None, (summed[1] if summed else "").split(",")):
-        length *= sizes[int(dim)]
+    assert operand is not None
+    sizes = re.search(r"\[([\d,]*)\]", operand[1] or shapes[operand[2]])
+    assert sizes is not None
+    lengths = _numbers(sizes[1])
     (count, _), *_ = _arrays(operation.shape)
-    return count * length
+    return count * math.prod(lengths[dim] for dim in _numbers(summed[1] if summed else ""))
+
+
+def _numbers(listed: str) -> list[int]:
+    return [int(number) for number in listed.split(",") if number]

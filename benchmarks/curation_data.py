@@ -1,5 +1,6 @@
 """The corpora of `benchmarks.curation`, and what is known about them."""
 
+import dataclasses
 import json
 import sysconfig
 from pathlib import Path
@@ -140,16 +141,17 @@ def qualities(workdir: Path) -> np.ndarray:
 
 def oracle_ratio(workdir: Path, domain: str, seeds: int) -> float:
     """The acceleration of all of a domain's documents and no others."""
-    return ratio_of(workdir, groups_of_examples(workdir) == domain, seeds)
+    (ratio,) = ratios_of(workdir, [groups_of_examples(workdir) == domain], seeds)
+    return ratio
 
 
 def threshold_ratio(workdir: Path, quality: np.ndarray, seeds: int) -> float:
     """The best acceleration of a cut that knows the quality."""
-    return max(ratio_of(workdir, quality >= cut, seeds) for cut in (0.25, 0.5, 0.75))
+    return max(ratios_of(workdir, [quality >= cut for cut in (0.25, 0.5, 0.75)], seeds))
 
 
-def ratio_of(workdir: Path, weights: np.ndarray, seeds: int) -> float:
-    """The acceleration of the mean curve of fresh runs of the workdir's own model under other
+def ratios_of(workdir: Path, weights: list[np.ndarray], seeds: int) -> list[float]:
+    """The accelerations of the mean curves of fresh runs of the workdir's own model under other
     weights; 0 where the conventional loss is never reached."""
     from lljax.curation import transfer
     from lljax.curation.drawn import RunSource
@@ -160,16 +162,15 @@ def ratio_of(workdir: Path, weights: np.ndarray, seeds: int) -> float:
     config, problem = experiment.config, build_problem(experiment)
     evaluation = Evaluation(config, problem, RunSource(config, problem))
     keys = evaluation.keys(transfer.KIND, seeds)
-    shares = np.asarray(weights, np.float64)
-    arms = [np.full(len(shares), 1 / len(shares)), shares / shares.sum()]
-    curves = [
-        transfer.train(
-            evaluation, [arm[None].astype(np.float32)] * seeds, keys, "known weights"
-        ).mean()["test"]
-        for arm in arms
-    ]
-    ratio = float(lljax.acceleration_ratio(*map(jnp.asarray, curves)))
-    return ratio if np.isfinite(ratio) else 0.0
+
+    def curve(weights: np.ndarray) -> jnp.ndarray:
+        shares = (weights / weights.sum(dtype=np.float64))[None].astype(np.float32)
+        measured = transfer.train(evaluation, [shares] * seeds, keys, "known weights")
+        return jnp.asarray(measured.mean()["test"])
+
+    uniform = curve(np.ones(problem.num_train))
+    ratios = [float(lljax.acceleration_ratio(uniform, curve(of))) for of in weights]
+    return [ratio if np.isfinite(ratio) else 0.0 for ratio in ratios]
 
 
 def scores_there(workdir: Path, other: Path) -> np.ndarray:
@@ -187,15 +188,13 @@ def of_documents(workdir: Path, scores: np.ndarray) -> float:
     """The rank correlation of a run's weights of documents with the mean scores of theirs."""
     from scipy.stats import spearmanr
 
-    data = lljax.load_run(workdir).data
-    of, number = data.example_document, len(data.weights)
-    means = np.bincount(of, scores, number) / np.maximum(np.bincount(of, minlength=number), 1)
-    return float(spearmanr(means, data.weights).statistic)
+    data = dataclasses.replace(lljax.load_run(workdir).data, example_scores=scores)
+    return float(spearmanr(data.document_scores, data.weights).statistic)
 
 
 def gains(workdir: Path, other: Path, scores: np.ndarray, seeds: int) -> dict[str, float]:
     """Of the scorer's and of the static weights, on the other run's examples: AR, share of gain."""
-    by_scorer = ratio_of(other, np.exp(scores.astype(np.float64)), seeds)
-    by_static = ratio_of(other, example_weights(other), seeds)
+    weights = [np.exp(scores.astype(np.float64)), example_weights(other)]
+    by_scorer, by_static = ratios_of(other, weights, seeds)
     share = (by_scorer - 1) / max(by_static - 1, 1e-9)
     return {"scorer": by_scorer, "static": by_static, "share": share}

@@ -7,6 +7,7 @@ import threading
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet
 import pytest
 from command_line import assert_refused, call, read_metrics, settings_of_a_user
 
@@ -15,6 +16,8 @@ from lljax.curation.drawn import RunSource
 from lljax.curation.evaluation import Evaluation
 from lljax.curation.transfer import KIND as TRANSFER
 from lljax.curation.transfer import default_experiment
+from lljax.data.arrays import read_table
+from lljax.data.errors import TextError
 from lljax.tasks.problem import build_problem
 
 RUNS = ("--outer.runs", "2", "--outer.validation-runs", "2", "--inner.batch-size", "8")
@@ -114,6 +117,19 @@ def test_arrays_of_a_file(tmp_path):
     assert_refused(call(*bad[:-1], tmp_path / "b.npz"), "Objects are not read")
     (tmp_path / "c.npz").write_text("text")
     assert_refused(call(*bad[:-1], tmp_path / "c.npz"), "neither an .npz file nor Parquet")
+
+
+def test_columns_of_arrays_are_read_as_those_of_texts(tmp_path):
+    rows = {"x": [[0.0], [1.0]], "y": [0, 1], "when": pyarrow.array([0, 2**50], "timestamp[s]")}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "a.parquet")
+    read = (("x",), "y", "when", tmp_path)
+    groups = read_table(str(tmp_path / "a.parquet"), "data.path", *read).groups
+    assert groups[0].startswith("1970-01-01 00:00:00")
+    assert groups[0] != groups[1]
+    twice = pyarrow.Table.from_arrays([[1.0, 2.0], [0, 1], [1, 1]], ["x", "y", "y"])
+    pyarrow.parquet.write_table(twice, tmp_path / "b.parquet")
+    with pytest.raises(TextError, match="2 columns of the name y"):
+        read_table(str(tmp_path / "b.parquet"), "data.path", ("x",), "y", None, tmp_path)
 
 
 @pytest.mark.parametrize(

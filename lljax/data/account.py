@@ -52,24 +52,6 @@ class TextAccount:
     num_train: int | None = None
     """Training sequences that were asked for."""
 
-    def with_sets(
-        self,
-        used: Mapping[str, int],
-        groups: Mapping[str, int],
-        cut_documents: int,
-        piece: int,
-        num_train: int | None,
-    ) -> "TextAccount":
-        """The same with the sequences of each set."""
-        return dataclasses.replace(
-            self,
-            used=used,
-            groups=groups,
-            cut_documents=cut_documents,
-            piece=piece,
-            num_train=num_train,
-        )
-
     @property
     def short(self) -> str:
         """A few words for a heading."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from lljax.data.errors import TextError
 from lljax.data.places import find
+from lljax.data.records import columns_of, moments_as_text
 from lljax.safe_text import printable
 
 DIGITS = "the digits of scikit-learn"
@@ -113,8 +114,8 @@ def _parquet(file: Path, where: str, names: list[str]) -> tuple[dict[str, np.nda
 
     try:
         schema = pyarrow.parquet.read_schema(file)
-        wanted = [name for name in schema.names if name in names]
-        table = pyarrow.parquet.read_table(file, columns=wanted)
+        wanted = [name for name in columns_of(schema.names, names, where) if name in names]
+        table = moments_as_text(pyarrow.parquet.read_table(file, columns=wanted))
     except (pyarrow.ArrowException, OSError) as error:
         raise TextError(
             f"{where} cannot be read as Parquet: {printable(str(error))[:200]}."

@@ -125,7 +125,7 @@ def table(
     reader = csv.reader(ended, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
-        _columns(header, fields, where)
+        columns_of(header, fields, where)
         place = 0
         for row in reader:
             if not row:
@@ -148,7 +148,7 @@ def parquet(path: str, fields: Sequence[str], where: str) -> Iterator[Record]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow.names, fields, where)
+            columns = columns_of(file.schema_arrow.names, fields, where)
             batches = file.iter_batches(batch_size=_ROWS, columns=columns)
             yield from _rows(batches, file.schema_arrow.names)
     except (pyarrow.ArrowException, OSError, OverflowError) as error:
@@ -168,7 +168,7 @@ def arrow(path: str, fields: Sequence[str], where: str) -> Iterator[Record]:
                 source.seek(0)
                 reader = batches = pyarrow.ipc.open_stream(source)
             names = reader.schema.names
-            columns = _columns(names, fields, where)
+            columns = columns_of(names, fields, where)
             pieces = (
                 batch.select(columns).slice(start, _ROWS)
                 for batch in batches
@@ -179,7 +179,7 @@ def arrow(path: str, fields: Sequence[str], where: str) -> Iterator[Record]:
         raise _damaged(where, "an Arrow file", error) from error
 
 
-def _columns(names: Sequence[str], fields: Sequence[str], where: str) -> list[str]:
+def columns_of(names: Sequence[str], fields: Sequence[str], where: str) -> list[str]:
     """The columns that hold the fields; a field may be nested in one."""
     heads = {*fields, *(field.partition(".")[0] for field in fields)}
     found = [name for name in names if name in heads]
@@ -193,19 +193,23 @@ def _columns(names: Sequence[str], fields: Sequence[str], where: str) -> list[st
 
 
 def _rows(batches: Any, names: Sequence[str]) -> Iterator[Record]:
-    import pyarrow
-
     place = 0
     others = dict.fromkeys(names)  # so that a message can name what is there
     for batch in batches:
-        for column, field in enumerate(batch.schema):
-            # Moments may lie beyond those that Python has a form for.
-            if pyarrow.types.is_timestamp(field.type) or pyarrow.types.is_date(field.type):
-                as_text = batch.column(column).cast(pyarrow.string())
-                batch = batch.set_column(column, field.name, as_text)
-        for row in batch.to_pylist():
+        for row in moments_as_text(batch).to_pylist():
             yield Record(place, others | row, f"row {place + 1}")
             place += 1
+
+
+def moments_as_text(rows: Any) -> Any:
+    """A table or batch of Arrow; its moments may lie beyond those that Python has a form for."""
+    import pyarrow
+
+    for column, field in enumerate(rows.schema):
+        if pyarrow.types.is_timestamp(field.type) or pyarrow.types.is_date(field.type):
+            as_text = rows.column(column).cast(pyarrow.string())
+            rows = rows.set_column(column, field.name, as_text)
+    return rows
 
 
 def _damaged(where: str, kind: str, error: Exception) -> TextError:

@@ -144,7 +144,14 @@ def _build(config: TransformerConfig) -> Problem:
     used = {name: len(tokens) for name, tokens in sets.items()}
     groups, names = _groups(data, sequences, dealt.split.train)
     sizes = {} if groups is None else dict(zip(names, np.bincount(groups).tolist(), strict=True))
-    account = account.with_sets(used, sizes, dealt.cut_documents, dealt.piece, data.num_train)
+    account = dataclasses.replace(
+        account,
+        used=used,
+        groups=sizes,
+        cut_documents=dealt.cut_documents,
+        piece=dealt.piece,
+        num_train=data.num_train,
+    )
     for line in (*account.lines(), *account.warnings()):
         log(line)
     sets["train"], perturbed = perturb(
