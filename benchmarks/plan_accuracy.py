@@ -21,8 +21,8 @@ import lljax
 from benchmarks.machine import PeakMemory
 from lljax.engine.memory_plan import plan_memory
 from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.placement import device_name
 from lljax.engine.plan import describe, plan_run
-from lljax.engine.run import device_name
 from lljax.tasks import Experiment, meta_optimizer
 from lljax.tasks.config_file import load_experiment
 from lljax.tasks.problem import build_problem

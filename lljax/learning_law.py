@@ -18,6 +18,7 @@ from lljax import checks
 from lljax.loss_check import check_losses
 from lljax.microbatch import split_microbatches
 from lljax.passes import choose_pass, has_backward_rules, pull_back_slopes
+from lljax.shards import find_shards
 from lljax.slopes import check_mask
 from lljax.train_step import weighted_gradient
 from lljax.types import Batch, LossFn, Params
@@ -32,6 +33,7 @@ def contributions(
     desired_loss_fn: LossFn | None = None,
     constants: Any = None,
     microbatch_size: int | None = None,
+    data_axis: str | None = None,
 ) -> jax.Array:
     """How fast a step on each training example lowers the desired loss.
 
@@ -57,6 +59,7 @@ def contributions(
       microbatch_size: examples handled at once; all of them when None. It bounds the memory of
         activations and, where the loss of an example does not depend on the others of its batch,
         changes nothing but rounding.
+      data_axis: the axis of the mesh whose devices share the examples, as in `build_loss_auc`.
 
     Returns:
       [N], the dtype of the losses, squared nats per squared unit of theta. Cost: 3 forward passes
@@ -69,19 +72,20 @@ def contributions(
     Reference: arXiv:2402.17759, section 3.2.
     """
     checks.check_microbatch_size(microbatch_size)
+    checks.check_data_axis(data_axis)
     rest = () if constants is None else (constants,)
     check_losses(
         loss_fn, desired_loss_fn, params, train, {"desired": desired}, microbatch_size, rest
     )
-    wanted = split_microbatches(desired, microbatch_size)
+    wanted = split_microbatches(desired, microbatch_size, find_shards(data_axis, desired))
     mean = jnp.full(wanted.num_examples, 1 / wanted.num_examples)
 
     def desired_losses(params, batch):
         return (desired_loss_fn or loss_fn)(params, batch, *rest)
 
     direction, _ = weighted_gradient(desired_losses, params, wanted, mean)
-    examples = split_microbatches(train, microbatch_size)
-    piece = jax.tree.map(lambda leaf: leaf[0], examples.batch)
+    examples = split_microbatches(train, microbatch_size, find_shards(data_axis, train))
+    piece = jax.tree.map(lambda leaf: examples.shards.first(leaf)[0], examples.batch)
     loss = jax.make_jaxpr(loss_fn)(params, piece, *rest).jaxpr
     which = choose_pass("auto", has_backward_rules(loss))
     return pull_back_slopes(

@@ -44,7 +44,9 @@ class Result(NamedTuple):
 @contextlib.contextmanager
 def settings_of_a_user():
     """JAX's settings and the warnings as in a process of its own."""
-    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+    first = jax.default_device(jax.devices()[0])  # of the eight of the test process
+    no_x64, ranks = jax.enable_x64(False), jax.numpy_rank_promotion("allow")
+    with first, no_x64, ranks, warnings.catch_warnings():
         warnings.simplefilter("default")
         yield
 

@@ -32,8 +32,8 @@ from lljax.tasks.problem import build_problem
 
 def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path, capsys):
     from lljax.engine.checkpoints import Checkpoints
-    from lljax.engine.meta_gradient import Sweep
     from lljax.engine.sweep_checkpoints import SweepCheckpoints
+    from lljax.engine.sweep_state import Sweep
 
     def new_sweep():
         leaf = np.zeros((3, 2), np.float32)

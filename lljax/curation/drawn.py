@@ -12,6 +12,7 @@ from lljax.draws import draw_weights
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.pieces import segments_of
+from lljax.engine.placement import ONE_DEVICE
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Params, StepInputs, TrainState
@@ -86,6 +87,7 @@ class DrawnGradient(MetaGradient):
     def __init__(
         self, problem: PolicyProblem, config: ExperimentConfig, plan: MemoryPlan, source: RunSource
     ):
+        self._placement = ONE_DEVICE
         segments = segments_of(problem, config.inner, memory=plan.within_segment)
         uniform = jax.ShapeDtypeStruct((1, problem.num_train), np.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.outer.runs))

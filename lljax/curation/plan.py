@@ -13,8 +13,8 @@ from lljax.curation.drawn import DrawnGradient, RunSource, run_keys
 from lljax.curation.evaluation import Evaluation
 from lljax.curation.families import build_family
 from lljax.curation.run import TEST_RUNS, plan_runs
-from lljax.engine.memory_plan import MODES, MemoryPlan, num_bytes
-from lljax.engine.meta_gradient import Sweep
+from lljax.engine.memory_plan import MemoryPlan, num_bytes
+from lljax.engine.sweep_state import Sweep
 from lljax.engine.units import duration, size
 from lljax.memory import StoreStates
 from lljax.tasks.problem import Experiment, build_problem
@@ -116,7 +116,7 @@ def describe(plan: CurationPlan) -> str:
         f"memory            budget for kept states: {size(memory.budget_bytes)}",
         f"  {'strategy':<16}{'kept on the device':>20}{'host':>12}",
     ]
-    for mode in MODES:
+    for mode in memory.modes:
         chosen = "  <- chosen" if mode == memory.mode else ""
         kept = size(memory.device_bytes(mode))
         lines.append(f"  {mode:<16}{kept:>20}{size(memory.host_bytes(mode)):>12}{chosen}")

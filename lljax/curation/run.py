@@ -28,8 +28,9 @@ from lljax.engine import summary
 from lljax.engine.claim import Claim
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.metrics import number
+from lljax.engine.placement import device_name
 from lljax.engine.progress import log
-from lljax.engine.run import device_name, versions
+from lljax.engine.run import versions
 from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.tasks.config import ExperimentConfig

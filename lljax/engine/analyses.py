@@ -4,6 +4,7 @@ import jax
 
 import lljax
 from lljax.engine.analysis import Analysis, build_analysis, snapshot_steps
+from lljax.engine.placement import ONE_DEVICE, Placement
 from lljax.engine.progress import AnalysisProgress, log
 from lljax.engine.workdir import Workdir
 from lljax.tasks.config import ExperimentConfig
@@ -17,11 +18,18 @@ class Analyses:
       steps: the outer steps whose policy is analysed when they are made.
     """
 
-    def __init__(self, config: ExperimentConfig, problem: PolicyProblem, workdir: Workdir):
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        problem: PolicyProblem,
+        workdir: Workdir,
+        placement: Placement = ONE_DEVICE,
+    ):
         self.steps = snapshot_steps(config.outer.num_steps)
         self._workdir = workdir
-        self._uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
-        self._analyse = build_analysis(problem, config.inner.microbatch_size)
+        uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
+        self._uniform, self._placement = placement.columns(uniform), placement
+        self._analyse = build_analysis(problem, config.inner.microbatch_size, placement)
 
     def of(self, step: int, policy: jax.Array) -> Analysis:
         """The analysis of the policy [T, N] of an outer step."""
@@ -29,7 +37,7 @@ class Analyses:
         if kept is not None:
             return kept
         with AnalysisProgress(f"analysis of outer step {step}") as progress:
-            analysis = self._analyse(policy, progress.update)
+            analysis = self._analyse(self._placement.columns(policy), progress.update)
         self._workdir.save_snapshot(step, analysis)
         return analysis
 

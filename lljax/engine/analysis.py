@@ -9,8 +9,10 @@ import numpy as np
 
 import lljax
 from lljax.artifacts.schema import SETS
+from lljax.engine.placement import ONE_DEVICE, Placement, fetch
 from lljax.microbatch import split_microbatches
 from lljax.segments import OBJECTIVE
+from lljax.shards import find_shards
 from lljax.tasks.problem import PolicyProblem
 from lljax.train_step import example_losses
 
@@ -37,7 +39,7 @@ def snapshot_steps(num_outer_steps: int) -> set[int]:
 
 
 def build_analysis(
-    problem: PolicyProblem, microbatch_size: int | None
+    problem: PolicyProblem, microbatch_size: int | None, placement: Placement = ONE_DEVICE
 ) -> Callable[[jax.Array, Callable[[int, int], None]], Analysis]:
     """The full measurement of a policy: loss curves on all sets, and the Learning Law.
 
@@ -56,13 +58,21 @@ def build_analysis(
         problem.optimizer,
         desired_loss_fn=problem.desired_loss_fn,
         microbatch_size=microbatch_size,
+        data_axis=placement.axis,
     )
     others = {name: getattr(problem, name) for name in SETS if name != "desired"}
-    start = jax.jit(segments.start)
+
+    @jax.jit
+    def start(*given):
+        state, losses = segments.start(*given)
+        return placement.state(state), losses
 
     @jax.jit
     def advance(state, rows, data, others):
-        return segments.forward(state, rows, data, others)[:2]
+        state, losses, _ = segments.forward(state, rows, data, others)
+        return placement.state(state), losses
+
+    share_of = jax.jit(lambda policy, chosen: jnp.sum(policy, axis=1, where=chosen[None]))
 
     @jax.jit
     def law(params, row, train, objective):
@@ -73,15 +83,16 @@ def build_analysis(
             objective,
             desired_loss_fn=problem.objective_loss_fn,
             microbatch_size=microbatch_size,
+            data_axis=placement.axis,
         )
-        examples = split_microbatches(train, microbatch_size)
+        examples = split_microbatches(train, microbatch_size, find_shards(placement.axis, train))
         losses = example_losses(problem.loss_fn, params, examples)
         return {
             "similarity": lljax.contribution_similarity(contributions, row, threshold),
             "zero_weight": lljax.zero_weight_share(contributions, row, threshold),
             "redundant": lljax.redundant_share(contributions, row, threshold),
             "learned": lljax.learned_weight_counts(losses, row, jnp.asarray(LEARNED_EDGES[1:])),
-            "contributive": contributions > 0,
+            "contributive": placement.columns(contributions > 0),
         }
 
     def analyse(policy: jax.Array, done: Callable[[int, int], None]) -> Analysis:
@@ -98,10 +109,11 @@ def build_analysis(
             done(int(end), num_steps)
         measured = {name: np.concatenate(parts) for name, parts in curves.items()}
         measured["desired"] = measured.pop(OBJECTIVE)
+        laws = [fetch(part) for part in laws]
         measured |= {name: np.stack([part[name] for part in laws]) for name in laws[0]}
         measured["contributive"] = measured["contributive"].mean(axis=0)
         if problem.perturbed is not None:
-            measured["perturbed_share"] = np.asarray(policy)[:, problem.perturbed].sum(axis=1)
+            measured["perturbed_share"] = fetch(share_of(policy, problem.perturbed))
         return measured
 
     return analyse

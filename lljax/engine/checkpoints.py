@@ -10,7 +10,7 @@ import jax
 import lljax
 from lljax.engine.checkpoint_folder import Damaged
 from lljax.engine.metrics import Metrics
-from lljax.engine.state_checkpoints import StateCheckpoints
+from lljax.engine.state_checkpoints import ONE, StateCheckpoints
 from lljax.step_control import OuterState
 
 
@@ -20,9 +20,11 @@ class Checkpoints(StateCheckpoints):
     Of which slopes are known a checkpoint only has whether all are: the policy has the rest.
     """
 
-    def __init__(self, folder: Path, template: OuterState, run: Mapping[str, Any]):
+    def __init__(
+        self, folder: Path, template: OuterState, run: Mapping[str, Any], layout: str = ONE
+    ):
         """As `StateCheckpoints`; `template` has the shapes and dtypes of a state."""
-        super().__init__(folder, jax.eval_shape(_as_saved, template), run)
+        super().__init__(folder, jax.eval_shape(_as_saved, template), run, layout)
 
     def save(self, step: int, state: OuterState, metrics: Sequence[Metrics]) -> None:
         super().save(step, _as_saved(state), metrics)

@@ -16,7 +16,10 @@ from lljax.safe_text import printable
 from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
-_FREE = ("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers")
+_FREE = (
+    *("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers"),
+    *("mesh.devices", "mesh.params"),  # to rounding
+)
 # Settings that say how far it goes: a run may be given others.
 _HOW_FAR = ("outer.num_steps", "outer.patience")
 

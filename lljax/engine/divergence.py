@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lljax.engine.meta_gradient import Sweep
 from lljax.engine.progress import log
+from lljax.engine.sweep_state import Sweep
 from lljax.errors import RunFailed
 
 DIVERGED = 10  # times the initial loss

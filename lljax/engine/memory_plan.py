@@ -8,13 +8,14 @@ from typing import Any, Literal, get_args
 import jax
 import psutil
 
+from lljax.engine.placement import ONE_DEVICE, Placement
 from lljax.errors import UserError
 from lljax.memory import MemoryStrategy, RecomputeStates, StoreStates, recompute_within, states_held
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import Problem
 from lljax.update import record_shapes
 
-Mode = Literal["store", "offload", "recompute"]
+Mode = Literal["store", "spread", "offload", "recompute"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 GIGABYTE = 10**9
 
@@ -24,13 +25,16 @@ class MemoryPlan:
     """The decision, and the figures that it rests on.
 
     Attributes:
-      mode: what is kept between the sweeps: every step's record on the device ("store") or in the
-        host's memory ("offload"), or only the states in which segments start ("recompute").
+      mode: what is kept between the sweeps: every step's record on the device ("store"), a part of
+        it on each of several devices ("spread"), in the host's memory ("offload"), or only the
+        states in which segments start ("recompute").
       segments: the steps of each segment.
       within_segment: the strategy of the programs that run a segment.
-      state_bytes: of one state (parameters and optimiser state).
-      record_bytes: of what the backward sweep needs of one step.
+      state_bytes: of one state (parameters and optimiser state), on a device.
+      record_bytes: of what the backward sweep needs of one step, on a device.
       budget_bytes: device memory for kept states.
+      spread_bytes: of a device's part of such a record.
+      num_local: devices of a host.
     """
 
     mode: Mode
@@ -39,6 +43,13 @@ class MemoryPlan:
     state_bytes: int
     record_bytes: int
     budget_bytes: int
+    spread_bytes: int
+    num_local: int = 1
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """Those that there are on so many devices."""
+        return tuple(m for m in MODES if m != "spread" or self.spread_bytes < self.record_bytes)
 
     @property
     def resident(self) -> bool:
@@ -62,6 +73,9 @@ class MemoryPlan:
         """Device memory for kept records in the worst moment."""
         if mode == "store":
             return self.num_steps * self.record_bytes
+        if mode == "spread":
+            whole = self.segment_length * self.record_bytes
+            return self.num_steps * self.spread_bytes + whole
         # One segment's records; off-loaded ones need room for a second one on its way.
         held = states_held(self.within_segment, self.segment_length)
         return held * self.record_bytes * (2 if mode == "offload" else 1)
@@ -69,18 +83,25 @@ class MemoryPlan:
     def host_bytes(self, mode: Mode) -> int:
         """Host memory for the segments' first states, and for what is off-loaded."""
         starts = (len(self.segments) + 1) * self.state_bytes
-        return starts + (self.num_steps * self.record_bytes if mode == "offload" else 0)
+        kept = self.num_steps * self.record_bytes * self.num_local
+        return starts + (kept if mode == "offload" else 0)
 
 
-def plan_memory(problem: Problem, inner: InnerConfig, num_runs: int = 1) -> MemoryPlan:
+def plan_memory(
+    problem: Problem,
+    inner: InnerConfig,
+    num_runs: int = 1,
+    placement: Placement = ONE_DEVICE,
+) -> MemoryPlan:
     """Cuts the run, or `num_runs` at once, into segments; takes the fastest strategy that fits.
 
     Raises:
       UserError: nothing fits into the budget, or the strategy that was asked for does not.
     """
     record = record_shapes(problem.optimizer, problem.params)
-    state_bytes, record_bytes = (num_runs * num_bytes(of) for of in (record.state, record))
-    budget = free_device_memory() // 2
+    state_bytes, record_bytes = (num_runs * placement.share(of) for of in (record.state, record))
+    spread_bytes = num_runs * dataclasses.replace(placement, splits_params=True).share(record)
+    budget = free_device_memory(placement.num_local) // 2
     if inner.memory_budget_gb is not None:
         budget = int(inner.memory_budget_gb * GIGABYTE)
     count = inner.segments or RecomputeStates().split(inner.num_steps)[0]
@@ -99,12 +120,26 @@ def plan_memory(problem: Problem, inner: InnerConfig, num_runs: int = 1) -> Memo
                 f"backward sweep, {record_bytes / GIGABYTE:.3g} GB each ({error}) Give it more, "
                 f"cut the run into more inner.segments (now {count}), or take a smaller model."
             ) from error
-    plan = MemoryPlan("recompute", segments, within, state_bytes, record_bytes, budget)
+    plan = MemoryPlan(
+        "recompute",
+        segments,
+        within,
+        state_bytes,
+        record_bytes,
+        budget,
+        spread_bytes,
+        placement.num_local,
+    )
     return dataclasses.replace(plan, mode=_choose(plan, inner))
 
 
 def _choose(plan: MemoryPlan, inner: InnerConfig) -> Mode:
     if inner.memory != "auto":
+        if inner.memory not in plan.modes:
+            raise UserError(
+                "inner.memory must not be spread where one device, or each of several, has its "
+                "own part of the parameters: there is nothing to spread. Leave it at auto."
+            )
         needed = plan.device_bytes(inner.memory)
         if needed > plan.budget_bytes:
             raise UserError(
@@ -113,8 +148,9 @@ def _choose(plan: MemoryPlan, inner: InnerConfig) -> Mode:
                 f"leave inner.memory at auto."
             )
         return inner.memory
-    if plan.device_bytes("store") <= plan.budget_bytes:
-        return "store"
+    for mode in plan.modes[:2]:
+        if mode != "offload" and plan.device_bytes(mode) <= plan.budget_bytes:
+            return mode
     separate = jax.devices()[0].platform != "cpu"  # else the host's memory is the device's
     room = free_host_memory() // 2
     fits = plan.device_bytes("offload") <= plan.budget_bytes
@@ -123,12 +159,12 @@ def _choose(plan: MemoryPlan, inner: InnerConfig) -> Mode:
     return "recompute"
 
 
-def free_device_memory() -> int:
-    """Bytes that the device can still allocate."""
-    stats = jax.devices()[0].memory_stats()
+def free_device_memory(num_local: int = 1) -> int:
+    """Bytes that a device can still allocate, one of so many that this process uses."""
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return free_host_memory()
+    return free_host_memory() // num_local  # they have it together
 
 
 def free_host_memory() -> int:

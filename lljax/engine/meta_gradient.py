@@ -7,7 +7,6 @@ program. So where that program is deterministic, as on a CPU, all three give the
 does a sweep that was resumed.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,45 +17,30 @@ import numpy as np
 from jax.typing import ArrayLike
 
 import lljax
-from lljax.engine.memory_plan import MemoryPlan, num_bytes
+from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.pieces import segments_of, watched
-from lljax.memory import OffloadStates
+from lljax.engine.placement import (
+    AXIS,
+    ONE_DEVICE,
+    Placement,
+    anywhere,
+    bytes_on_a_device,
+    compiled,
+    compiled_parts,
+    fetch,
+)
+from lljax.engine.sweep_state import Sweep
+from lljax.memory import MemoryStrategy, OffloadStates, SpreadStates, StoreStates
 from lljax.segments import OBJECTIVE, Data
 from lljax.step_control import OuterState
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Batch, TrainState
 
-
-@dataclasses.dataclass
-class Sweep:
-    """How far a meta-gradient is: arrays in the host's memory, of shapes that never change.
-
-    Attributes:
-      curves: [T+1] each, mean losses at theta_0 .. theta_T: the objective's and the watched sets'.
-      starts: leaves [C+1, ...], the states in which the segments start, and s_T.
-      cotangent: the leaves of the cotangent of the state that the backward sweep has reached.
-      policy_grad: [T, N]; with an active set 0 where no slope was computed.
-      forward: the segments that the forward sweep has done.
-      backward: those that the backward sweep has done, from the last one on.
-    """
-
-    curves: dict[str, np.ndarray]
-    starts: list[np.ndarray]
-    cotangent: list[np.ndarray]
-    policy_grad: np.ndarray
-    forward: int = 0
-    backward: int = 0
-
-    @property
-    def desired(self) -> np.ndarray:
-        """[T+1], the desired losses; the objective itself where nothing else is in it."""
-        return self.curves.get("desired", self.curves[OBJECTIVE])
-
-    @property
-    def objective(self) -> np.float32:
-        """The AUC of the objective's curve: its mean over t = 1 .. T."""
-        return np.float32(self.curves[OBJECTIVE][1:].mean(dtype=np.float64))
+_KEEPERS: dict[str, MemoryStrategy] = {
+    "offload": OffloadStates(),
+    "spread": SpreadStates(AXIS),
+}
 
 
 class Programs(NamedTuple):
@@ -64,7 +48,7 @@ class Programs(NamedTuple):
 
     forward: jax.stages.Compiled
     backward: jax.stages.Compiled
-    kept_bytes: int  # of what the forward program keeps for the backward one
+    kept_bytes: int  # of what the forward program keeps for the backward one, on a device
 
 
 class MetaGradient:
@@ -76,9 +60,15 @@ class MetaGradient:
     """
 
     def __init__(
-        self, problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan, active_set: bool = False
+        self,
+        problem: PolicyProblem,
+        inner: InnerConfig,
+        plan: MemoryPlan,
+        active_set: bool = False,
+        placement: Placement = ONE_DEVICE,
     ):
         """With an `active_set`, examples without weight cost as little as they can."""
+        self._placement = placement
         build = functools.partial(
             segments_of,
             problem,
@@ -86,13 +76,21 @@ class MetaGradient:
             desired_loss_fn=problem.objective_loss_fn,
             watched_loss_fn=problem.desired_loss_fn,
             memory=plan.within_segment,
+            data_axis=placement.axis,
         )
         segments = build(zero_weight="slope_only" if active_set else "compute")
-        compiled = [jax.jit(function) for function in segments]
-        self._start, self._forward, self._start_backward, self._backward = compiled
+        of_state, columns = placement.state, placement.columns
+        self._start = compiled_parts(segments.start, of_state, anywhere)
+        self._forward = compiled_parts(segments.forward, of_state, anywhere, anywhere)
+        self._start_backward = compiled(segments.start_backward, of_state)
+        self._backward = compiled_parts(segments.backward, of_state, columns)
         active = build(zero_weight="omit").backward if active_set else segments.backward
-        self._backward_active = jax.jit(active)
-        known = functools.partial(lljax.known_slopes, microbatch_size=inner.microbatch_size)
+        self._backward_active = compiled_parts(active, of_state, columns)
+        known = functools.partial(
+            lljax.known_slopes,
+            microbatch_size=inner.microbatch_size,
+            num_shards=placement.num_devices,
+        )
         self._active_set, self._known = active_set, jax.jit(known)
         self._params = problem.params
         self._shape = plan.num_steps, problem.num_train
@@ -111,6 +109,7 @@ class MetaGradient:
         self._plan, self._data, self._watched = plan, data, watched
         self._curve_shape, self._grad_shape = curve_shape, grad_shape
         self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
+        self._keeper = _KEEPERS.get(plan.mode, StoreStates())
         self.num_segments = len(plan.segments)
         self.cost = (3, 8 if plan.resident else 11)
 
@@ -126,19 +125,24 @@ class MetaGradient:
 
     def compile(self) -> Programs:
         """The programs of a segment's two sweeps, for their figures."""
-        state, cotangent = self._trees
-        rows = jax.ShapeDtypeStruct((self._plan.segment_length, self._shape[1]), np.float32)
+        state, cotangent = map(self._placement.state, self._trees)
+        shape = self._plan.segment_length, self._shape[1]
+        rows = self._placement.columns(jax.ShapeDtypeStruct(shape, np.float32))
         loss_cotangents = jax.ShapeDtypeStruct(rows.shape[:1], np.float32)
         forward = self._forward.lower(state, rows, self._data, self._watched)
         kept = forward.out_info.kept
         backward = self._backward.lower(cotangent, kept, rows, loss_cotangents, self._data)
-        return Programs(forward.compile(), backward.compile(), num_bytes(kept))
+        programs = forward.compile(), backward.compile()
+        # How the outputs are split is known once the program is compiled.
+        split = programs[0].output_shardings.kept
+        kept = jax.tree.map(lambda leaf, on: leaf.update(sharding=on), kept, split)
+        return Programs(*programs, bytes_on_a_device(kept))
 
     def run_forward(self, policy: jax.Array, sweep: Sweep, done: Callable[[Sweep], None]) -> None:
         """Completes the curves of `sweep`; `done` is called after every segment."""
         if sweep.forward == 0:
             state, losses = self._begin(policy)
-            _put(sweep.starts, 0, state)
+            sweep.put_start(0, state)
             for name, loss in losses.items():
                 sweep.curves[name][0] = loss
         state = self._state(sweep, sweep.forward)
@@ -150,7 +154,7 @@ class MetaGradient:
             del kept  # or the next segment's would stand beside it
             for name, losses in curves.items():
                 sweep.curves[name][steps.start + 1 : steps.stop + 1] = losses
-            _put(sweep.starts, index + 1, state)
+            sweep.put_start(index + 1, state)
             sweep.forward = index + 1
             done(sweep)
 
@@ -175,6 +179,7 @@ class MetaGradient:
         else:
             _, tree = self._trees
             cotangent = jax.tree.unflatten(jax.tree.structure(tree), sweep.cotangent)
+            cotangent = self._placement.state(cotangent)
         for index in reversed(range(self.num_segments - sweep.backward)):
             steps = self._plan.segments[index]
             kept = self._fetch(index, policy, sweep)
@@ -186,10 +191,14 @@ class MetaGradient:
                 self._data,
             )
             del kept
-            sweep.policy_grad[steps] = slopes
-            sweep.cotangent = [np.asarray(leaf) for leaf in jax.tree.leaves(cotangent)]
+            sweep.policy_grad[steps] = fetch(slopes)
+            sweep.cotangent = jax.tree.leaves(fetch(cotangent))
             sweep.backward += 1
             done(sweep)
+
+    def placed(self, policy_grad: np.ndarray) -> Any:
+        """A gradient [T, N] where the policy is."""
+        return self._placement.columns(policy_grad)
 
     def known_slopes(self, policy: jax.Array, complete: ArrayLike) -> jax.Array | None:
         """[T, N] bool: where a gradient has slopes that is not complete; None where it has all."""
@@ -220,14 +229,12 @@ class MetaGradient:
 
     def _keep(self, index: int, kept: Any) -> None:
         if self._plan.resident:
-            offload = self._plan.mode == "offload"
-            self._resident[index] = OffloadStates().keep(kept) if offload else kept
+            self._resident[index] = self._keeper.keep(kept)
 
     def _fetch(self, index: int, policy: jax.Array, sweep: Sweep) -> Any:
         """What the forward sweep kept of a segment; made again where it is not at hand."""
         if index in self._resident:
-            kept = self._resident.pop(index)
-            return OffloadStates().fetch(kept) if self._plan.mode == "offload" else kept
+            return self._keeper.fetch(self._resident.pop(index))
         rows = self._rows(policy, self._plan.segments[index])
         return self._forward(self._state(sweep, index), rows, self._data, self._watched).kept
 
@@ -240,9 +247,4 @@ class MetaGradient:
     def _state(self, sweep: Sweep, index: int) -> TrainState:
         state, _ = self._trees
         leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
-        return jax.tree.unflatten(jax.tree.structure(state), leaves)
-
-
-def _put(stacked: list[np.ndarray], index: int, tree: Any) -> None:
-    for array, leaf in zip(stacked, jax.tree.leaves(tree), strict=True):
-        array[index] = leaf
+        return self._placement.state(jax.tree.unflatten(jax.tree.structure(state), leaves))

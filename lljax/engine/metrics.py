@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 import lljax
 from lljax.engine.analysis import Analysis
-from lljax.engine.meta_gradient import Sweep
+from lljax.engine.sweep_state import Sweep
 from lljax.step_control import OuterState
 
 Metrics = dict[str, Any]
@@ -24,7 +24,12 @@ def number(value: Any) -> float | None:
 
 def mean_gap(policy: jax.Array, policy_grad: Any, known: Any = None) -> float | None:
     """The optimality gap of a policy [T, N], mean over t; None where slopes are unknown."""
-    return number(lljax.optimality_gap(policy, jnp.asarray(policy_grad), known).mean())
+    return number(_mean_gap(policy, policy_grad, known))
+
+
+@jax.jit
+def _mean_gap(policy: jax.Array, policy_grad: jax.Array, known: Any) -> jax.Array:
+    return lljax.optimality_gap(policy, policy_grad, known).mean()
 
 
 def measure(
@@ -42,7 +47,7 @@ def measure(
         "validation_auc": number(validation[1:].mean()),
         "desired_acceleration_ratio": number(ratios["desired"]),
         "validation_acceleration_ratio": number(ratios["validation"]),
-        "optimality_gap": mean_gap(state.policy, sweep.policy_grad, state.known),
+        "optimality_gap": mean_gap(state.policy, state.policy_grad, state.known),
     }
 
 

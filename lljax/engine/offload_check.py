@@ -7,11 +7,17 @@ import numpy as np
 import lljax
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.placement import ONE_DEVICE, Placement
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
 
 
-def verify_offload(problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan) -> float:
+def verify_offload(
+    problem: PolicyProblem,
+    inner: InnerConfig,
+    plan: MemoryPlan,
+    placement: Placement = ONE_DEVICE,
+) -> float:
     """The error that off-loading makes in the gradient through the first two segments.
 
     Memory has been moved wrongly by compilers before, so a run that off-loads asks first.
@@ -21,10 +27,11 @@ def verify_offload(problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan)
       where nothing is wrong, NaN where one of the two is not finite.
     """
     short = dataclasses.replace(plan, segments=plan.segments[:2])
-    policy = lljax.uniform_policy(short.num_steps, problem.num_train)
+    policy = placement.columns(lljax.uniform_policy(short.num_steps, problem.num_train))
     gradients = []
     for mode in ("store", "offload"):
-        meta_gradient = MetaGradient(problem, inner, dataclasses.replace(short, mode=mode))
+        with_mode = dataclasses.replace(short, mode=mode)
+        meta_gradient = MetaGradient(problem, inner, with_mode, placement=placement)
         sweep = meta_gradient.new_sweep()
         meta_gradient.run_forward(policy, sweep, lambda _: None)
         meta_gradient.run_backward(policy, sweep, lambda _: None)

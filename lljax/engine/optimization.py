@@ -14,12 +14,14 @@ from lljax.engine import divergence, metrics
 from lljax.engine.analyses import Analyses
 from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.memory_plan import MemoryPlan
-from lljax.engine.meta_gradient import MetaGradient, Sweep
+from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import Metrics
+from lljax.engine.placement import Placement, compiled
 from lljax.engine.progress import log
 from lljax.engine.resumable import ResumableSweep
 from lljax.engine.state_checkpoints import Restored
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
+from lljax.engine.sweep_state import Sweep
 from lljax.engine.trackers import Trackers
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed
@@ -52,11 +54,12 @@ class Optimization:
         run: Mapping[str, Any],
         plan: MemoryPlan,
         open_trackers: Callable[[int], Trackers],
+        placement: Placement,
     ):
         """Prepares; nothing is written yet.
 
         Args:
-          config, problem, workdir, analyses, plan: of the run.
+          config, problem, workdir, analyses, plan, placement: of the run.
           run: the settings and data that its checkpoints belong to.
           open_trackers: opens its trackers, given the outer step that comes next.
         """
@@ -64,15 +67,15 @@ class Optimization:
         self.metrics: list[Metrics] = []
         self._config, self._problem, self._run = config, problem, run
         self._workdir, self._open_trackers = workdir, open_trackers
-        self._uniform = lljax.uniform_policy(inner.num_steps, problem.num_train)
+        uniform = lljax.uniform_policy(inner.num_steps, problem.num_train)
+        self._placement, self._uniform = placement, placement.columns(uniform)
         self._analyses = analyses
-        self._meta_gradient = MetaGradient(
-            problem, inner, plan, active_set=outer.check_every is not None
-        )
+        active_set = outer.check_every is not None
+        self._meta_gradient = MetaGradient(problem, inner, plan, active_set, placement)
         control = lljax.build_step_control(
             meta_optimizer(outer), grow=outer.grow, shrink=outer.shrink
         )
-        self._control = StepControl(*(jax.jit(function) for function in control))
+        self._control = StepControl(*[compiled(part, placement.columns) for part in control])
         every = outer.checkpoint_seconds
         self._sweeps = SweepCheckpoints(workdir.sweep, every, run)
         self._looks = SweepCheckpoints(
@@ -101,7 +104,7 @@ class Optimization:
                 latest, state = 0, self._begin(checkpoints)
             else:
                 latest, self.metrics = start.step, start.metrics
-                state = self._meta_gradient.with_known(start.state)
+                state = self._meta_gradient.with_known(self._placement.columns(start.state))
                 self._workdir.write_metrics(self.metrics)
                 log(f"continuing after outer step {latest}, from {self._workdir.checkpoints}")
                 # Of a later lost one no policy is left, but of this one and of the first there is.
@@ -141,10 +144,11 @@ class Optimization:
                 raise RunFailed(f"the policy of outer step {step} is none: {error}") from error
             if self._looks_at_all(step):
                 return BestPolicy(step, policy, self.metrics[step]["optimality_gap"])
+            policy = self._placement.columns(policy)
             after_the_last = self.metrics[-1]["outer_step"] + 1
             with self._sweep(self._looks, after_the_last, policy, checkpoints) as look:
                 look.forward()
-                gap = metrics.mean_gap(policy, look.backward().policy_grad)
+                gap = metrics.mean_gap(policy, look.gradient()[0])
         return BestPolicy(step, policy, gap)
 
     def clear(self) -> None:
@@ -155,7 +159,8 @@ class Optimization:
         shape = jax.ShapeDtypeStruct(self._uniform.shape, self._uniform.dtype)
         objective = jax.ShapeDtypeStruct((), np.float32)
         template = jax.eval_shape(self._control.begin, shape, objective, shape)
-        return Checkpoints(self._workdir.checkpoints, template, self._run)
+        layout = self._placement.layout
+        return Checkpoints(self._workdir.checkpoints, template, self._run, layout)
 
     def _begin(self, checkpoints: Checkpoints) -> OuterState:
         """Outer step 0: the conventional policy, its meta-gradient and its metrics."""
@@ -196,7 +201,8 @@ class Optimization:
         state = self._meta_gradient.with_known(state)
         measured = dict(self.metrics[-1])
         if "look" in done:
-            measured["optimality_gap"] = metrics.mean_gap(state.policy, done["look"].policy_grad)
+            gradient = self._placement.columns(done["look"].policy_grad)
+            measured["optimality_gap"] = metrics.mean_gap(state.policy, gradient)
         elif state.accepted:
             measured = self._measure(state, done["trial"])
         self._record(step, state, measured, started, checkpoints)

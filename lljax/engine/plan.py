@@ -15,19 +15,27 @@ import numpy as np
 import lljax
 from lljax.artifacts.schema import SETS
 from lljax.engine.analysis import law_steps, snapshot_steps
-from lljax.engine.memory_plan import MODES, MemoryPlan, num_bytes, plan_memory
+from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.placement import (
+    Placement,
+    bytes_on_a_device,
+    device_name,
+    find_placement,
+)
 from lljax.engine.probe import measure_step, num_sweeps, step_flops
 from lljax.engine.units import count, duration, size
 from lljax.tasks.config import ExperimentConfig, meta_optimizer
-from lljax.tasks.problem import Experiment, build_problem
+from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
 
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-    """The needs of a run. Bytes, seconds and floating-point operations.
+    """The needs of a run. Bytes, of a device; seconds; floating-point operations, of all devices.
 
     Attributes:
+      device: what the run uses, in words.
+      num_devices: of them.
       memory: how the run is cut and what is kept.
       data_lines: what became of the data.
       num_params: scalars in theta.
@@ -46,6 +54,8 @@ class RunPlan:
 
     memory: MemoryPlan
     data_lines: tuple[str, ...]
+    device: str
+    num_devices: int
     num_params: int
     data_bytes: int
     policy_bytes: int
@@ -96,27 +106,36 @@ def plan_run(experiment: Experiment) -> RunPlan:
       UserError: the config or its data are unusable, or no strategy fits into memory.
     """
     config = experiment.config
+    placement = find_placement(config.mesh)
     problem = build_problem(experiment)
-    memory = plan_memory(problem, config.inner)
+    with placement.context():
+        return _plan(config, placement.problem(problem), placement)
+
+
+def _plan(config: ExperimentConfig, problem: PolicyProblem, placement: Placement) -> RunPlan:
+    memory = plan_memory(problem, config.inner, placement=placement)
     started = time.monotonic()
-    programs = MetaGradient(problem, config.inner, memory).compile()
+    programs = MetaGradient(problem, config.inner, memory, placement=placement).compile()
     compile_seconds = time.monotonic() - started
     # What is kept is counted by the memory plan, not as working memory.
     working = max(
         _memory(programs.forward).made - programs.kept_bytes,
         _memory(programs.backward).made - memory.remade_bytes,
     )
-    policy = jax.ShapeDtypeStruct((config.inner.num_steps, problem.num_train), np.float32)
-    forward, backward = measure_step(problem, config.inner, memory)
+    shape = config.inner.num_steps, problem.num_train
+    policy = placement.columns(jax.ShapeDtypeStruct(shape, np.float32))
+    forward, backward = measure_step(problem, config.inner, memory, placement)
     batches = {id(b): b for b in (getattr(problem, n) for n in ("train", "objective", *SETS))}
     return RunPlan(
         memory=memory,
         data_lines=problem.data_lines,
         num_params=sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
-        data_bytes=num_bytes(list(batches.values())),
-        policy_bytes=num_bytes(policy),
+        device=device_name(placement),
+        num_devices=placement.num_devices,
+        data_bytes=bytes_on_a_device(list(batches.values())),
+        policy_bytes=bytes_on_a_device(policy),
         sweep_bytes=working,
-        update_bytes=_update_bytes(config, policy),
+        update_bytes=_update_bytes(config, policy, placement),
         step_flops=step_flops(problem, config.inner, memory),
         forward_seconds=forward,
         backward_seconds=backward,
@@ -139,24 +158,27 @@ def _memory(program: jax.stages.Compiled) -> _Memory:
     return _Memory(stats.argument_size_in_bytes, made)
 
 
-def _update_bytes(config: ExperimentConfig, policy: jax.ShapeDtypeStruct) -> int:
+def _update_bytes(
+    config: ExperimentConfig, policy: jax.ShapeDtypeStruct, placement: Placement
+) -> int:
     """Device memory of `take`, the largest of the outer loop's own programs."""
     control = lljax.build_step_control(meta_optimizer(config.outer))
     objective = jax.ShapeDtypeStruct((), np.float32)
     active_set = config.outer.check_every is not None
-    known = jax.ShapeDtypeStruct(policy.shape, bool) if active_set else None
-    state = jax.eval_shape(control.begin, policy, objective, policy, known)
+    known = policy.update(dtype=bool) if active_set else None
+    state = placement.columns(jax.eval_shape(control.begin, policy, objective, policy, known))
     needed = _memory(jax.jit(control.take).lower(state, objective, policy, known).compile())
     return needed.given + needed.made
 
 
 def describe(plan: RunPlan) -> str:
     """The plan in words, for a terminal."""
-    memory = plan.memory
+    memory, several = plan.memory, plan.num_devices > 1
     meta = memory.num_steps * plan.step_flops
     lines = [
         *plan.data_lines,
         *([""] if plan.data_lines else []),
+        *([f"devices           {plan.device}; memory is that of each of them"] if several else []),
         f"parameters        {plan.num_params:,}; a state of the inner optimiser takes "
         f"{size(memory.state_bytes)}, the record of a step {size(memory.record_bytes)}",
         f"inner steps       {memory.num_steps:,} in {len(memory.segments)} segments of "
@@ -168,7 +190,7 @@ def describe(plan: RunPlan) -> str:
         f"memory            budget for kept states: {size(memory.budget_bytes)}",
         f"  {'strategy':<16}{'kept on the device':>20}{'peak on the device':>20}{'host':>12}",
     ]
-    for mode in MODES:
+    for mode in memory.modes:
         chosen = "  <- chosen" if mode == memory.mode else ""
         lines.append(
             f"  {mode:<16}{size(memory.device_bytes(mode)):>20}"

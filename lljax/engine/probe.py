@@ -14,6 +14,7 @@ from lljax.checks import num_examples
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.pieces import watched
+from lljax.engine.placement import ONE_DEVICE, Placement
 from lljax.microbatch import split_microbatches
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
@@ -67,7 +68,10 @@ def num_sweeps(plan: MemoryPlan) -> int:
 
 
 def measure_step(
-    problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan
+    problem: PolicyProblem,
+    inner: InnerConfig,
+    plan: MemoryPlan,
+    placement: Placement = ONE_DEVICE,
 ) -> tuple[float, float]:
     """Seconds of an inner step, forward and backward.
 
@@ -80,7 +84,8 @@ def measure_step(
 
     def measure(count: int, segments: int) -> np.ndarray:
         train = jax.tree.map(lambda leaf: leaf[: count * size], problem.train)
-        return _measure(dataclasses.replace(problem, train=train), inner, plan, segments)
+        few = placement.problem(dataclasses.replace(problem, train=train))
+        return _measure(few, inner, plan, segments, placement)
 
     if total <= FEW_MICROBATCHES:
         forward, backward = measure(total, PROBE_SEGMENTS)
@@ -97,7 +102,11 @@ def measure_step(
 
 
 def _measure(
-    problem: PolicyProblem, inner: InnerConfig, plan: MemoryPlan, num_segments: int
+    problem: PolicyProblem,
+    inner: InnerConfig,
+    plan: MemoryPlan,
+    num_segments: int,
+    placement: Placement,
 ) -> np.ndarray:
     """Seconds of a step, (forward, backward): medians over all segments but the first."""
     most = plan.budget_bytes // (PROBE_STEPS * plan.record_bytes)  # that the device can hold
@@ -109,8 +118,8 @@ def _measure(
         segments=tuple(slice(start, start + PROBE_STEPS) for start in starts),
         within_segment=lljax.StoreStates(),
     )
-    meta_gradient = MetaGradient(problem, inner, short)
-    policy = lljax.uniform_policy(short.num_steps, problem.num_train)
+    meta_gradient = MetaGradient(problem, inner, short, placement=placement)
+    policy = placement.columns(lljax.uniform_policy(short.num_steps, problem.num_train))
     sweep = meta_gradient.new_sweep()
 
     def time_segments(run) -> float:

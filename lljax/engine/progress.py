@@ -6,7 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lljax.engine.meta_gradient import MetaGradient, Sweep
+from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.sweep_state import Sweep
 from lljax.safe_text import printable
 
 QUIET_SECONDS = 60  # between lines where there is no terminal for a bar

@@ -3,11 +3,11 @@
 from typing import Any
 
 import jax
-import numpy as np
 
-from lljax.engine.meta_gradient import MetaGradient, Sweep
+from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.progress import SweepProgress, log
 from lljax.engine.sweep_checkpoints import OuterCheckpoints, SweepCheckpoints
+from lljax.engine.sweep_state import Sweep
 
 
 class ResumableSweep:
@@ -68,10 +68,10 @@ class ResumableSweep:
         del self._policy  # the state that takes it makes it again
         return self.sweep
 
-    def gradient(self, all_examples: bool = True) -> tuple[np.ndarray, jax.Array | None]:
+    def gradient(self, all_examples: bool = True) -> tuple[Any, jax.Array | None]:
         """As `backward`: (the gradient [T, N], which of its entries are slopes)."""
         known = self._meta_gradient.known_slopes(self._policy, all_examples)
-        return self.backward(all_examples).policy_grad, known
+        return self._meta_gradient.placed(self.backward(all_examples).policy_grad), known
 
     def _after_segment(self, sweep: Sweep) -> None:
         self._progress.update(sweep)

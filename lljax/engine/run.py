@@ -3,14 +3,12 @@
 import dataclasses
 import functools
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import jax
 import numpy as np
 
 from lljax.artifacts.files import write_arrays, write_npy, write_samples, write_summary
@@ -22,6 +20,7 @@ from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.metrics import Metrics
 from lljax.engine.offload_check import verify_offload
 from lljax.engine.optimization import Optimization
+from lljax.engine.placement import Placement, device_name, fetch, find_placement
 from lljax.engine.progress import log
 from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
@@ -70,33 +69,39 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     """Optimises a dense policy of one deterministic run."""
     config = experiment.config
     makers = find_trackers(config.trackers)
+    placement = find_placement(config.mesh)
     problem = build_problem(experiment)
     require_memory_for_policies(config.inner.num_steps, problem.num_train)
     claim.compare_data(fingerprint(problem), problem.provenance)
-    plan = _checked_plan(problem, config.inner)
-    trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())
-    analyses = Analyses(config, problem, workdir)
-    optimization = Optimization(config, problem, workdir, analyses, claim.run, plan, trackers)
-    start = optimization.find_start()
-    # Whatever refuses the run has done so, and left the folder as it was.
-    claim.settle()
-    workdir.reopen()
-    log(
-        f"{experiment.task.name}: T = {config.inner.num_steps} inner steps in "
-        f"{len(plan.segments)} segments ({plan.mode}), N = {problem.num_train} training examples, "
-        f"{config.outer.num_steps} outer steps on {device_name()}; files in {workdir.root}"
-    )
-    optimization.optimize(start)
-    workdir.check_present()
-    _write_results(experiment, problem, workdir, analyses, optimization)
+    with placement.context():
+        problem = placement.problem(problem)
+        plan = _checked_plan(problem, config.inner, placement)
+        trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())
+        analyses = Analyses(config, problem, workdir, placement)
+        optimization = Optimization(
+            config, problem, workdir, analyses, claim.run, plan, trackers, placement
+        )
+        start = optimization.find_start()
+        # Whatever refuses the run has done so, and left the folder as it was.
+        claim.settle()
+        workdir.reopen()
+        log(
+            f"{experiment.task.name}: T = {config.inner.num_steps} inner steps in "
+            f"{len(plan.segments)} segments ({plan.mode}), N = {problem.num_train} training "
+            f"examples, {config.outer.num_steps} outer steps on {device_name(placement)}; files "
+            f"in {workdir.root}"
+        )
+        optimization.optimize(start)
+        workdir.check_present()
+        _write_results(experiment, problem, workdir, analyses, optimization, placement)
 
 
-def _checked_plan(problem: PolicyProblem, inner: InnerConfig) -> MemoryPlan:
+def _checked_plan(problem: PolicyProblem, inner: InnerConfig, placement: Placement) -> MemoryPlan:
     """The memory plan; without off-loading where that gives another gradient."""
-    plan = plan_memory(problem, inner)
+    plan = plan_memory(problem, inner, placement=placement)
     if plan.mode != "offload":
         return plan
-    error = verify_offload(problem, inner, plan)
+    error = verify_offload(problem, inner, plan, placement)
     if np.isnan(error):
         log("off-loading cannot be verified: the gradient of stored states is not finite or 0")
     elif error > OFFLOAD_ERROR:
@@ -109,19 +114,13 @@ def _checked_plan(problem: PolicyProblem, inner: InnerConfig) -> MemoryPlan:
     return plan
 
 
-def device_name() -> str:
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return f"cpu ({platform.machine()}, {os.cpu_count()} cores)"
-    return f"{device.device_kind} x {jax.device_count()}"
-
-
 def _write_results(
     experiment: Experiment,
     problem: PolicyProblem,
     workdir: Workdir,
     analyses: Analyses,
     optimization: Optimization,
+    placement: Placement,
 ) -> None:
     """Measures the best policy against the conventional one; writes everything but the report."""
     config, metrics = experiment.config, optimization.metrics
@@ -130,7 +129,7 @@ def _write_results(
     # Where no outer step was an improvement the conventional policy is the best one.
     ends = {"conventional": path[0], "optimized": path[last]}
     gaps = {"conventional": metrics[0]["optimality_gap"], "optimized": best.optimality_gap}
-    policy = np.asarray(best.policy, np.float32)
+    policy = fetch(best.policy).astype(np.float32, copy=False)
     write_npy(workdir.policy, policy)
     arrays = summary.collect_arrays(problem, policy, path)
     write_arrays(workdir.root, arrays, config.inner.num_steps)
@@ -150,7 +149,7 @@ def _write_results(
         **summary.made_by(),
         "task": experiment.task.name,
         "seed": config.seed,
-        "device": device_name(),
+        "device": device_name(placement),
         "versions": versions(),
         "inner_steps": config.inner.num_steps,
         "outer_steps": metrics[-1]["outer_step"],

@@ -16,6 +16,7 @@ from lljax.engine.workdir import Workdir
 from lljax.errors import UserError
 
 KEPT = 2  # the newest ones
+ONE = "1 device"  # what a record that tells of no layout was made on
 
 
 class Restored(NamedTuple):
@@ -24,6 +25,7 @@ class Restored(NamedTuple):
     step: int
     state: Any
     metrics: list[Metrics]  # of outer steps 0 .. step
+    layout: str  # where it was made
 
 
 class StateCheckpoints:
@@ -32,14 +34,16 @@ class StateCheckpoints:
     A context manager: leaving it waits for the writes under way.
     """
 
-    def __init__(self, folder: Path, template: Any, run: Mapping[str, Any]):
+    def __init__(self, folder: Path, template: Any, run: Mapping[str, Any], layout: str = ONE):
         """Opens `folder`.
 
         Args:
           folder: where they are.
           template: has the shapes and dtypes of what is saved of a state.
           run: whose they are: its settings and data, as JSON can hold them.
+          layout: on how many devices the run goes on, in words.
         """
+        self._layout = layout
         self._files = CheckpointFolder(folder, background=True)
         self._template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
         self._run = dict(run)
@@ -68,7 +72,12 @@ class StateCheckpoints:
         """
         self.wait()
         self._prune()
-        record = {"outer_step": step, "run": self._run, "metrics": list(metrics)}
+        record = {
+            "outer_step": step,
+            "run": self._run,
+            "metrics": list(metrics),
+            "layout": self._layout,
+        }
         self._files.save(step, state, record)
         self._damaged.discard(step)
         self._last = metrics
@@ -95,6 +104,11 @@ class StateCheckpoints:
             )
         elif start is None:
             workdir.check_begin()
+        elif start.layout != self._layout:
+            log(
+                f"the run was on {start.layout} and goes on with {self._layout}: its results are "
+                f"the same to rounding, and no longer to the bit"
+            )
         return start
 
     def newest(self) -> Restored | None:
@@ -143,7 +157,7 @@ class StateCheckpoints:
                 log(f"warning: {self._files.path(step)} is damaged and is not used: {error}")
             self._damaged.add(step)
             return None
-        return Restored(step, state, record["metrics"])
+        return Restored(step, state, record["metrics"], record.get("layout", ONE))
 
     def _check(self, state: Any) -> None:
         """Damaged if it is no state."""

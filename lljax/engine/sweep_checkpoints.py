@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import jax
 
 from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged, digest
-from lljax.engine.meta_gradient import Sweep
 from lljax.engine.progress import log
+from lljax.engine.sweep_state import Sweep
 
 
 class OuterCheckpoints(Protocol):

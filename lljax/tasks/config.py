@@ -49,10 +49,10 @@ class InnerConfig:
     """The inner optimiser: the paper's plain gradient descent, momentum 0.9, or AdamW."""
     clip_norm: float | None = None
     """Clip each inner gradient to this global norm (differentiated exactly)."""
-    memory: Literal["auto", "store", "offload", "recompute"] = "auto"
-    """What is kept of the T states for the backward sweep: all of them on the device, all in the
-    host's memory, or the first of each segment; auto takes the first of these that fits. All give
-    the same result, on a CPU to the bit."""
+    memory: Literal["auto", "store", "spread", "offload", "recompute"] = "auto"
+    """What is kept of the T states for the backward sweep: all of them on the device, a part of
+    each on every device, all in the host's memory, or the first of each segment; auto takes the
+    first of these that fits. All give the same result, on a CPU to the bit."""
     memory_budget_gb: float | None = None
     """Device memory for kept states, in 10^9 bytes; half of what is free when not given."""
     segments: int | None = None
@@ -187,6 +187,21 @@ class PolicyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The devices that share a run, of all processes that were started for it."""
+
+    devices: int | None = None
+    """Devices among which the training examples are divided; all that JAX has when not given."""
+    params: Literal["replicate", "shard"] = "replicate"
+    """Parameters and optimiser states: whole on every device, or divided too, which needs less
+    memory and more communication."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "mesh")
+        require_counts("mesh", self, "devices")
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """What every experiment has; a task's own config adds the rest, most often `data`."""
 
@@ -195,6 +210,7 @@ class ExperimentConfig:
     inner: InnerConfig = InnerConfig()
     outer: OuterConfig = OuterConfig()
     policy: PolicyConfig = PolicyConfig()
+    mesh: MeshConfig = MeshConfig()
     trackers: tuple[str, ...] = ()
     """Where the metrics go beside metrics.jsonl: tensorboard, wandb (offline), or the MODULE:CLASS
     of a tracker of your own."""
