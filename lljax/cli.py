@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import lljax
-from lljax import curation_flags, failures, interrupt, streams
+from lljax import cluster, curation_flags, failures, interrupt, streams
 from lljax.errors import RunFailed, UserError
 from lljax.failures import in_words
 from lljax.flags import read_flags, without_tilde
@@ -61,6 +61,8 @@ def main() -> None:
             status = call(sys.argv[1:])
         except SystemExit as end:  # tyro's, after help or a wrong flag
             status = end.code if isinstance(end.code, int) else 0
+        if status == 0:
+            cluster.leave()
     _leave(output.end(status))
 
 
@@ -105,10 +107,13 @@ def call(arguments: Sequence[str]) -> int:
             guess = f" Did you mean `{near[0]}`?" if near else ""
             raise UserError(f"there is no command `{command}`: use {', '.join(commands)}.{guess}")
         with in_words(command):
-            commands[command](rest)
+            # Under a launcher of several processes, what is no run is done by one.
+            if command in interrupt.CONTINUED or not cluster.is_follower():
+                commands[command](rest)
     except (UserError, RunFailed) as error:
         failures.show_traceback_if_wanted()
         status = 1 if isinstance(error, RunFailed) else 2
+        cluster.fail(status, printable(without_secrets(str(error))))
         failed = "the run failed: " if status == 1 and command in interrupt.CONTINUED else ""
         print(f"lljax: {failed}{printable(without_secrets(str(error)))}", file=sys.stderr)
         return status
@@ -203,6 +208,7 @@ def _run(arguments: Sequence[str]) -> None:
     on the same workdir, it continues where it was.
     """
     name = _config_name("run", arguments, "get_config")
+    cluster.join(name)
     experiment = _load(name)
     place = _default_workdir(name), "folder of this run's checkpoints, metrics, policy and report"
     config, workdir = _parse("run", _run, experiment.config, arguments, place)
@@ -221,6 +227,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     from lljax.tasks.config_file import load_experiments
 
     name = _config_name("sweep", arguments, "get_configs")
+    cluster.join(name)
     experiments = {"row": _load(None)} if name is None else load_experiments(name)
     place = _default_workdir(name), "folder of the runs' folders, table.txt and table.json"
     workdir = Path()

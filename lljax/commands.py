@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from lljax import cluster
 from lljax.artifacts.curves import complete
 from lljax.artifacts.files import write_atomically, write_json
 from lljax.artifacts.manifest import renew_report
@@ -33,6 +34,8 @@ def run(experiment: Experiment, root: Path) -> None:
         logging.getLogger(name).addFilter(_without_traceback)
     is_dense = experiment.config.policy.is_dense
     run_experiment(experiment, root, _draw, execute if is_dense else execute_over_runs)
+    if not cluster.is_first():
+        return
     results = load_results(root)
     print(printable(summary_table(complete(results.summary, results.arrays))))
 
@@ -92,7 +95,8 @@ def sweep(experiments: Mapping[str, Experiment], root: Path) -> None:
     failures: dict[str, Exception] = {}
     workdirs = {name: root / name for name in experiments}
     for name, experiment in experiments.items():
-        print(f"--- {printable(name)}", file=sys.stderr, flush=True)
+        if cluster.is_first():
+            print(f"--- {printable(name)}", file=sys.stderr, flush=True)
         try:
             with in_words("sweep", workdirs[name]):
                 run(experiment, workdirs[name])
@@ -104,10 +108,15 @@ def sweep(experiments: Mapping[str, Experiment], root: Path) -> None:
             failures[name] = error
             words = printable(without_secrets(f"{name} failed: {error}"))
             print(words, file=sys.stderr, flush=True)
+    _write_table(root, workdirs)
+    if failures:
+        raise RunFailed("; ".join(f"{name}: {error}" for name, error in failures.items()))
+
+
+@cluster.on_first
+def _write_table(root: Path, workdirs: Mapping[str, Path]) -> None:
     rows = sweep_table.rows(workdirs)
     table = sweep_table.text_table(rows)
     write_json(root / "table.json", rows)
     write_atomically(root / "table.txt", f"{table}\n".encode())
     print(printable(table))
-    if failures:
-        raise RunFailed("; ".join(f"{name}: {error}" for name, error in failures.items()))

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from lljax import cluster
 from lljax.artifacts.failures import NEEDED
 from lljax.errors import RunFailed, StorageFailed, UserError, is_out_of_memory
 from lljax.interrupt import CONTINUED
@@ -39,6 +40,7 @@ def in_words(command: str, place: Path | None = None) -> Iterator[None]:
     except (UserError, RunFailed):
         raise
     except Exception as error:
+        cluster.explain(error)
         raise _translated(error, command, place) from error
 
 

@@ -20,7 +20,7 @@ from lljax.curation.families import Family
 from lljax.engine import divergence, metrics
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.metrics import Metrics, number
-from lljax.engine.progress import log
+from lljax.engine.progress import bar_of_steps, log
 from lljax.engine.resumable import ResumableSweep
 from lljax.engine.state_checkpoints import Restored, StateCheckpoints
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
@@ -100,7 +100,7 @@ class Curation:
                 latest, state, self.metrics = start.step, start.state, start.metrics
                 self._workdir.write_metrics(self.metrics)
                 log(f"continuing after outer step {latest}, from {self._workdir.checkpoints}")
-            with tqdm(total=outer.num_steps, initial=latest, disable=None, unit="step") as bar:
+            with bar_of_steps(outer.num_steps, latest) as bar:
                 for step in range(latest + 1, outer.num_steps + 1):
                     if self._is_compared(step - 1) and metrics.is_out_of_patience(
                         self.metrics, outer.patience

@@ -175,11 +175,18 @@ class CheckpointFolder:
     def _open(self) -> ocp.Checkpointer:
         if self._checkpointer is None:
             make = ocp.AsyncCheckpointer if self._background else ocp.Checkpointer
+            # The first process of a run has all arrays, and does not wait for the others.
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0} if jax.process_count() > 1 else None
+            )
             parts = {
-                ARRAYS: ocp.StandardCheckpointHandler(),
-                RECORD: ocp.JsonCheckpointHandler(_RECORD_FILE),
+                ARRAYS: ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+                RECORD: ocp.JsonCheckpointHandler(_RECORD_FILE, multiprocessing_options=alone),
             }
-            self._checkpointer = make(ocp.CompositeCheckpointHandler(**parts))
+            handler = ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(multiprocessing_options=alone), **parts
+            )
+            self._checkpointer = make(handler, multiprocessing_options=alone)
         return self._checkpointer
 
     def _signed(self, number: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 import lljax
+from lljax import cluster
 from lljax.engine.checkpoint_folder import Damaged
 from lljax.engine.metrics import Metrics
 from lljax.engine.state_checkpoints import ONE, StateCheckpoints
@@ -29,6 +30,7 @@ class Checkpoints(StateCheckpoints):
     def save(self, step: int, state: OuterState, metrics: Sequence[Metrics]) -> None:
         super().save(step, _as_saved(state), metrics)
 
+    @cluster.read_on_first
     def best(self, metrics: Sequence[Metrics]) -> tuple[int, jax.Array] | None:
         """The best policy [T, N] that can be read, and the outer step that it is the result of.
 

@@ -4,21 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lljax import cluster
 from lljax.artifacts import schema
 from lljax.artifacts.files import write_json
 from lljax.artifacts.reading import Unreadable, cannot_read, check_absent, read_json
-from lljax.engine.checkpoint_folder import UNFINISHED, CheckpointFolder, Damaged
+from lljax.engine.checkpoint_folder import UNFINISHED, CheckpointFolder
 from lljax.engine.differences import ABSENT, differences, shown
 from lljax.engine.progress import log
+from lljax.engine.state_checkpoints import newest_record
 from lljax.engine.workdir import Workdir
-from lljax.errors import UserError
+from lljax.errors import RunFailed, UserError
 from lljax.safe_text import printable
 from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
 _FREE = (
     *("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers"),
-    *("mesh.devices", "mesh.params"),  # to rounding
+    *("mesh.devices", "mesh.params", "mesh.stuck_minutes"),  # to rounding
 )
 # Settings that say how far it goes: a run may be given others.
 _HOW_FAR = ("outer.num_steps", "outer.patience")
@@ -146,8 +148,19 @@ class Claim:
 
         Raises:
           UserError: it was begun with other data.
+          RunFailed: another process of the run has others.
         """
         self._digest = digest
+        expected = cluster.from_first(lambda: digest)
+        if digest != expected:
+            raise RunFailed(
+                f"this process and the first one have other data or initial parameters: look at "
+                f"{provenance} and at the versions of packages on both hosts"
+            )
+        self._compare_data(digest, provenance)
+
+    @cluster.on_first
+    def _compare_data(self, digest: str, provenance: str) -> None:
         data = self._read_data()
         there = data.get("sha256")
         self._data_was_lost = there != digest
@@ -178,6 +191,7 @@ class Claim:
         """The run's settings and data, for its checkpoints; after `compare_data`."""
         return {"settings": self.settings, "data": self._digest}
 
+    @cluster.on_first
     def settle(self) -> None:
         """Makes the folder that of this run: writes config.json and data.json where they differ."""
         workdir = self._workdir
@@ -227,14 +241,3 @@ class Claim:
         left_out = {*self._free, *_HOW_FAR}
         flat = schema.flatten(settings)
         return {key: value for key, value in flat.items() if key not in left_out}
-
-
-def newest_record(workdir: Workdir) -> dict[str, Any] | None:
-    """The record of the newest checkpoint whose record is intact."""
-    files = CheckpointFolder(workdir.checkpoints)
-    for number in reversed(files.numbers()):
-        try:
-            return files.record(number)
-        except Damaged:
-            continue  # told of when it is restored
-    return None

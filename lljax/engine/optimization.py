@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 import lljax
 from lljax.engine import divergence, metrics
@@ -16,8 +15,8 @@ from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import Metrics
-from lljax.engine.placement import Placement, compiled
-from lljax.engine.progress import log
+from lljax.engine.placement import Placement, compiled, device_name
+from lljax.engine.progress import bar_of_steps, log
 from lljax.engine.resumable import ResumableSweep
 from lljax.engine.state_checkpoints import Restored
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
@@ -43,6 +42,7 @@ class Optimization:
 
     Attributes:
       metrics: of outer steps 0, 1, ...
+      device: what it computes on, in words.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Optimization:
         """
         inner, outer = config.inner, config.outer
         self.metrics: list[Metrics] = []
+        self.device = device_name(placement)
         self._config, self._problem, self._run = config, problem, run
         self._workdir, self._open_trackers = workdir, open_trackers
         uniform = lljax.uniform_policy(inner.num_steps, problem.num_train)
@@ -112,7 +113,7 @@ class Optimization:
                 if latest in self._analyses.steps:
                     self._analyses.of(latest, state.policy)
             del start
-            with tqdm(total=outer.num_steps, initial=latest, disable=None, unit="step") as bar:
+            with bar_of_steps(outer.num_steps, latest) as bar:
                 for step in range(latest + 1, outer.num_steps + 1):
                     if metrics.is_out_of_patience(self.metrics, outer.patience):
                         best = metrics.best_step(self.metrics)

@@ -127,7 +127,8 @@ def find_placement(config: MeshConfig) -> Placement:
     """
     # Someone who has chosen JAX's device wants the run there.
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
-    devices = jax.devices() if chosen is None or config.devices else [chosen]
+    is_alone = jax.process_count() == 1
+    devices = [chosen] if chosen and is_alone and not config.devices else jax.devices()
     number = config.devices or len(devices)
     if number > len(devices):
         raise UserError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lljax import cluster
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.sweep_state import Sweep
 from lljax.safe_text import printable
@@ -14,10 +15,21 @@ QUIET_SECONDS = 60  # between lines where there is no terminal for a bar
 DELAY_SECONDS = 3  # before a bar appears: quick computations need none
 
 
+@cluster.on_first
 def log(message: str) -> None:
     """A line for people, that does not tear a progress bar."""
     tqdm.write(printable(message), file=sys.stderr)
     sys.stderr.flush()
+
+
+def hide_bar() -> bool | None:
+    """What tqdm is to do: no bar where there is no terminal, and one of several processes."""
+    return None if cluster.is_first() else True
+
+
+def bar_of_steps(total: int, done: int) -> Any:
+    """A bar that counts outer steps."""
+    return tqdm(total=total, initial=done, disable=hide_bar(), unit="step")
 
 
 class Progress:
@@ -39,7 +51,7 @@ class Progress:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
             delay=DELAY_SECONDS,
             leave=False,
-            disable=None,
+            disable=hide_bar(),
         )
         return self
 
@@ -48,6 +60,7 @@ class Progress:
 
     def show(self, done: float) -> None:
         """`done` is the share that is done, in [0, 1]."""
+        cluster.note_progress()
         self._bar.update(done - self._bar.n)
         now = time.monotonic()
         if self._bar.disable and now - self._logged > QUIET_SECONDS:

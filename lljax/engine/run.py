@@ -1,5 +1,6 @@
 """One experiment, from config to artifacts."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -11,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lljax import cluster
 from lljax.artifacts.files import write_arrays, write_npy, write_samples, write_summary
 from lljax.artifacts.manifest import write_manifest
 from lljax.engine import analysis, finished, summary
@@ -19,7 +21,7 @@ from lljax.engine.claim import Claim
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.metrics import Metrics
 from lljax.engine.offload_check import verify_offload
-from lljax.engine.optimization import Optimization
+from lljax.engine.optimization import BestPolicy, Optimization
 from lljax.engine.placement import Placement, device_name, fetch, find_placement
 from lljax.engine.progress import log
 from lljax.engine.trackers import find_trackers, open_trackers
@@ -54,15 +56,22 @@ def run(
       RunFailed: the inner training diverges, or the disk does not take what is written.
     """
     workdir = Workdir(root)
-    if finished.state(Claim(experiment, workdir), workdir) == "whole":
+
+    def look(in_words: bool) -> tuple[Claim, finished.State]:
+        claim = Claim(experiment, workdir)
+        return claim, finished.state(claim, workdir, in_words)
+
+    if cluster.from_first(lambda: look(in_words=False))[1] == "whole":
         log(f"{root} holds this run already, finished. Its report: {workdir.report}")
         return
-    with workdir.lock():
-        claim = Claim(experiment, workdir)  # another process may have had the folder until now
-        if finished.state(claim, workdir, in_words=True) == "unfinished":
+    with workdir.lock() if cluster.is_first() else contextlib.nullcontext():
+        # Another process may have had the folder until now.
+        claim, state = cluster.from_first(lambda: look(in_words=True))
+        if state == "unfinished":
             execute(experiment, workdir, claim)
-        log(f"report: {report(root)}")
-        write_manifest(root)
+        if cluster.is_first():
+            log(f"report: {report(root)}")
+            write_manifest(root)
 
 
 def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
@@ -70,6 +79,7 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     config = experiment.config
     makers = find_trackers(config.trackers)
     placement = find_placement(config.mesh)
+    cluster.end_if_stuck(config.mesh.stuck_minutes)
     problem = build_problem(experiment)
     require_memory_for_policies(config.inner.num_steps, problem.num_train)
     claim.compare_data(fingerprint(problem), problem.provenance)
@@ -93,7 +103,14 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
         )
         optimization.optimize(start)
         workdir.check_present()
-        _write_results(experiment, problem, workdir, analyses, optimization, placement)
+        started, best = time.monotonic(), optimization.best_policy()
+        path = analyses.path(best.outer_step, best.policy)
+        policy = fetch(best.policy).astype(np.float32, copy=False)
+    took = time.monotonic() - started
+    _write_results(
+        experiment, problem, workdir, path, best._replace(policy=policy), optimization, took
+    )
+    optimization.clear()
 
 
 def _checked_plan(problem: PolicyProblem, inner: InnerConfig, placement: Placement) -> MemoryPlan:
@@ -114,22 +131,29 @@ def _checked_plan(problem: PolicyProblem, inner: InnerConfig, placement: Placeme
     return plan
 
 
+@cluster.on_first
 def _write_results(
     experiment: Experiment,
     problem: PolicyProblem,
     workdir: Workdir,
-    analyses: Analyses,
+    path: dict[int, analysis.Analysis],
+    best: BestPolicy,
     optimization: Optimization,
-    placement: Placement,
+    evaluation: float,
 ) -> None:
-    """Measures the best policy against the conventional one; writes everything but the report."""
+    """Writes everything but the report: the best policy, measured against the conventional one.
+
+    Args:
+      experiment, problem, workdir, optimization: of the run.
+      path: analyses along the optimisation, by outer step.
+      best: its policy is in the host's memory.
+      evaluation: seconds that measuring it took.
+    """
     config, metrics = experiment.config, optimization.metrics
-    started, best = time.monotonic(), optimization.best_policy()
-    last, path = best.outer_step, analyses.path(best.outer_step, best.policy)
+    last, policy = best.outer_step, np.asarray(best.policy)
     # Where no outer step was an improvement the conventional policy is the best one.
     ends = {"conventional": path[0], "optimized": path[last]}
     gaps = {"conventional": metrics[0]["optimality_gap"], "optimized": best.optimality_gap}
-    policy = fetch(best.policy).astype(np.float32, copy=False)
     write_npy(workdir.policy, policy)
     arrays = summary.collect_arrays(problem, policy, path)
     write_arrays(workdir.root, arrays, config.inner.num_steps)
@@ -137,7 +161,6 @@ def _write_results(
     if samples is not None:
         write_samples(workdir.root, samples)
     optimize = sum(line["seconds"] for line in metrics)
-    evaluation = time.monotonic() - started
     seconds = {
         "compile": _compile_seconds(metrics),
         "optimize": optimize,
@@ -149,7 +172,7 @@ def _write_results(
         **summary.made_by(),
         "task": experiment.task.name,
         "seed": config.seed,
-        "device": device_name(placement),
+        "device": optimization.device,
         "versions": versions(),
         "inner_steps": config.inner.num_steps,
         "outer_steps": metrics[-1]["outer_step"],
@@ -159,7 +182,6 @@ def _write_results(
     }
     workdir.write_metrics(metrics)
     write_summary(workdir.root, facts | summary.summarise(problem, ends, gaps))
-    optimization.clear()
 
 
 def _compile_seconds(metrics: list[Metrics]) -> float:

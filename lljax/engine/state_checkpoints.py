@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lljax import cluster
 from lljax.artifacts import schema
 from lljax.engine.checkpoint_folder import OLDER_PART, CheckpointFolder, Damaged
 from lljax.engine.metrics import Metrics
+from lljax.engine.placement import fetch
 from lljax.engine.progress import log
 from lljax.engine.workdir import Workdir
 from lljax.errors import UserError
@@ -54,6 +56,7 @@ class StateCheckpoints:
         self._files.__enter__()
         return self
 
+    @cluster.on_first
     def __exit__(self, *exception: Any) -> None:
         self._files.__exit__(*exception)
         if exception[0] is None:
@@ -70,6 +73,10 @@ class StateCheckpoints:
         Raises:
           RunFailed: the disk does not take it, or did not take the one before.
         """
+        self._save(step, fetch(state), metrics)
+
+    @cluster.on_first
+    def _save(self, step: int, state: Any, metrics: Sequence[Metrics]) -> None:
         self.wait()
         self._prune()
         record = {
@@ -82,14 +89,17 @@ class StateCheckpoints:
         self._damaged.discard(step)
         self._last = metrics
 
+    @cluster.on_first
     def wait(self) -> None:
         """Until everything saved so far is on disk; raises as `save`."""
         self._files.wait()
 
+    @cluster.on_first
     def tidy(self) -> None:
         """Removes what a kill left half-written, and names what is none of lljax's."""
         self._files.tidy()
 
+    @cluster.read_on_first
     def find_start(self, workdir: Workdir) -> Restored | None:
         """The newest outer step that can be continued from; None where there is none.
 
@@ -173,3 +183,14 @@ class StateCheckpoints:
         for step in known:
             if step not in needed:
                 self._files.remove(step)
+
+
+def newest_record(workdir: Workdir) -> dict[str, Any] | None:
+    """The record of the newest checkpoint whose record is intact."""
+    files = CheckpointFolder(workdir.checkpoints)
+    for number in reversed(files.numbers()):
+        try:
+            return files.record(number)
+        except Damaged:
+            continue  # told of when it is restored
+    return None

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 import jax
 
+from lljax import cluster
 from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged, digest
+from lljax.engine.placement import fetch
 from lljax.engine.progress import log
 from lljax.engine.sweep_state import Sweep
 
@@ -37,6 +39,7 @@ class SweepCheckpoints:
         self._last, self._took = time.monotonic(), 0.0
         self._owner: dict[str, Any] = {}
 
+    @cluster.on_first
     def save_at_times(self, outer_step: int, sweep: Sweep, outer: OuterCheckpoints) -> None:
         """Saves the sweep when it is time to; raises RunFailed if the disk does not take it."""
         started = time.monotonic()
@@ -59,6 +62,12 @@ class SweepCheckpoints:
 
         What is saved of an earlier outer step is removed once the result of that step is on disk.
         """
+        return self._restore(outer_step, fetch(policy), template, outer)
+
+    @cluster.read_on_first
+    def _restore(
+        self, outer_step: int, policy: Any, template: Sweep, outer: OuterCheckpoints
+    ) -> Sweep | None:
         self._last = time.monotonic()  # a sweep that is over sooner needs no file
         self._owner = {"outer_step": outer_step, "policy": digest(policy), "run": self._run}
         self._files.tidy()
@@ -78,6 +87,7 @@ class SweepCheckpoints:
             self.clear()
         return None
 
+    @cluster.on_first
     def clear(self) -> None:
         """Forgets the sweep, whose result is on disk."""
         self._files.clear()

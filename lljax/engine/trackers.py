@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from lljax import cluster
 from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.files import metrics_line
 from lljax.artifacts.schema import METRICS_FILE
@@ -170,6 +171,8 @@ def open_trackers(
 ) -> Trackers:
     """metrics.jsonl and the trackers that were found; one that cannot start is skipped, with a
     warning."""
+    if not cluster.is_first():
+        return Trackers([])
     opened: list[Tracker] = [JsonLines(workdir / METRICS_FILE)]
     for name, make in makers.items():
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import filelock
 import numpy as np
 
+from lljax import cluster
 from lljax.artifacts import schema
 from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.files import metrics_line, write_atomically, write_npz
@@ -81,6 +82,7 @@ class Workdir:
                 f"{self.checkpoints}. Put them back, or start again in a new --workdir."
             )
 
+    @cluster.on_first
     def begin(self) -> None:
         """Drops what a run left that cannot be continued: all but the meta-gradient on its way."""
         try:
@@ -91,6 +93,7 @@ class Workdir:
         except OSError as error:
             raise cannot_write(self.root, error) from error
 
+    @cluster.on_first
     def reopen(self) -> None:
         """Takes back that the run is finished, as long as its results are written again."""
         for path in (self.manifest, self.summary):
@@ -99,11 +102,13 @@ class Workdir:
             except OSError as error:
                 raise cannot_write(path, error) from error
 
+    @cluster.on_first
     def check_present(self) -> None:
         """RunFailed if the folder was removed while the run was at work, which may make it anew."""
         if not self.config.exists():
             raise cannot_write(self.config, FileNotFoundError(errno.ENOENT, ""))
 
+    @cluster.on_first
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
         """Makes metrics.jsonl hold just these lines; a word where one of them was not there."""
         content = "".join(map(metrics_line, lines)).encode()
@@ -118,6 +123,7 @@ class Workdir:
             )
         write_atomically(self.metrics, content)
 
+    @cluster.on_first
     def save_snapshot(self, step: int, arrays: dict[str, np.ndarray]) -> None:
         """Keeps the analysis of an outer step's policy, with a digest."""
         try:
@@ -129,6 +135,7 @@ class Workdir:
         known = np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8)
         write_npz(self._snapshot(step), {**arrays, _DIGEST: known})
 
+    @cluster.read_on_first
     def read_snapshot(self, step: int) -> dict[str, np.ndarray] | None:
         """An analysis that was kept; None where there is none that is intact, with a word."""
         path = self._snapshot(step)
@@ -148,6 +155,7 @@ class Workdir:
         log(f"warning: {path} is damaged and is not used: {reason}")
         return None
 
+    @cluster.read_on_first
     def snapshot_steps(self) -> list[int]:
         """The outer steps whose analysis was kept, ascending."""
         steps = []

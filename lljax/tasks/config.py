@@ -196,8 +196,13 @@ class MeshConfig:
     """Parameters and optimiser states: whole on every device, or divided too, which needs less
     memory and more communication."""
 
+    stuck_minutes: float = 30.0
+    """Of several processes: end the run when it makes no progress for so long."""
+
     def __post_init__(self) -> None:
         check_fields(self, "mesh")
+        minutes = self.stuck_minutes
+        require(0 < minutes <= MOST, "mesh.stuck_minutes", f"above 0, at most {MOST:,}", minutes)
         require_counts("mesh", self, "devices")
 
 

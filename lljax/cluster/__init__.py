@@ -1,0 +1,142 @@
+"""Runs of several processes, one on each host: the first one has the files, all compute.
+
+Every process runs the same program. What one of them alone may do, reading and writing the
+workdir, is done by the first: `on_first` and `from_first`. In a run of one process it is that one.
+"""
+
+import functools
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+
+from lljax.cluster.channel import Channel
+from lljax.cluster.members import Member, call_all, find_member, timeout
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+JAX_HEARTBEAT_SECONDS = 100  # twice what the channel takes to notice: its words are clearer
+
+
+class _Here:
+    """The state of this process; there is one."""
+
+    member: Member | None = None
+    channel: Channel | None = None
+    depth = 0  # of calls that only the first process makes
+
+
+def is_first() -> bool:
+    """Whether this is the first process, or the only one."""
+    return _Here.member is None or _Here.member.number == 0
+
+
+def is_follower() -> bool:
+    """Whether a launcher has started this process as another than the first one."""
+    member = find_member()
+    return member is not None and member.number > 0
+
+
+def join(config: str | None) -> None:
+    """Waits for the other processes that a launcher has started, if it has; before JAX's devices.
+
+    Does nothing for a command that only shows its help: one without a config.
+
+    Raises:
+      UserError: the environment is half of what a cluster needs.
+      RunFailed: the others do not come.
+    """
+    member = None if config is None else find_member()
+    if member is None or _Here.member is not None:
+        return
+    peers = call_all(member, lambda line: print(line, file=sys.stderr, flush=True))
+    _Here.member, _Here.channel = member, Channel(member, peers)
+    jax.distributed.initialize(
+        member.address,
+        member.count,
+        member.number,
+        local_device_ids=member.local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(timeout()),
+        heartbeat_timeout_seconds=JAX_HEARTBEAT_SECONDS,
+    )
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, in all of them; it alone calls `make`.
+
+    What `make` raises ends the first process, and so the others. Cost: the value is sent to each.
+    """
+    channel = _Here.channel
+    if channel is None or _Here.depth:
+        return make()
+    if not is_first():
+        # From this run's own first process, over a connection that it made: no stranger's bytes.
+        return pickle.loads(channel.receive())
+    made = _alone(make)
+    channel.send(pickle.dumps(made))
+    return made
+
+
+def _alone(make: Callable[[], T]) -> T:
+    """Calls what the others do not call: inside nothing is sent to them."""
+    _Here.depth += 1
+    try:
+        return make()
+    finally:
+        _Here.depth -= 1
+
+
+def on_first(function: Callable[P, None]) -> Callable[P, None]:
+    """Makes a function that writes files: only the first process calls it."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> None:
+        if is_first():
+            _alone(lambda: function(*arguments, **named))
+
+    return call
+
+
+def read_on_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function that reads files: the first process calls it, all have what it returns."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        return from_first(lambda: function(*arguments, **named))
+
+    return call
+
+
+def end_if_stuck(minutes: float) -> None:
+    """From here on a run of several processes ends when it makes no progress for so long."""
+    if _Here.channel is not None:
+        _Here.channel.end_if_stuck(60 * minutes)
+
+
+def note_progress() -> None:
+    """The run goes on."""
+    if _Here.channel is not None:
+        _Here.channel.note_progress()
+
+
+def fail(status: int, message: str) -> None:
+    """Before this process ends: tells the others why."""
+    if _Here.channel is not None:
+        _Here.channel.fail(status, message)
+
+
+def leave() -> None:
+    """At the end of a command: waits until all others have come to it."""
+    if _Here.channel is not None:
+        _Here.channel.leave()
+
+
+def explain(error: BaseException) -> None:
+    """Where an error may come of another process's death: ends this one with a word about that."""
+    lost: Any = (jax.errors.JaxRuntimeError,)
+    if _Here.channel is not None and isinstance(error, lost):
+        _Here.channel.wait_for_news()
