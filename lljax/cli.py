@@ -63,15 +63,18 @@ def main() -> None:
             status = end.code if isinstance(end.code, int) else 0
         if status == 0:
             cluster.leave()
+        else:
+            cluster.fail(status, "its command line cannot be read")
     _leave(output.end(status))
 
 
 def _leave(status: int) -> NoReturn:
     """Ends the process; after a failure at once, whatever its threads still wait for.
 
-    A thread that writes a checkpoint waits minutes for a disk that is gone.
+    A thread that writes a checkpoint waits minutes for a disk that is gone, and JAX for processes
+    that have ended as well.
     """
-    if status != 1:
+    if status == 0 or (status != 1 and not cluster.has_peers()):
         sys.exit(status)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

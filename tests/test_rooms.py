@@ -18,11 +18,12 @@ CORE_PACKAGES = {"jax", "numpy", "optax", "chex"}
 # What a room may import of lljax, beside itself, the core and what is for all.
 ROOMS = {
     "artifacts": set(),
+    "cluster": set(),
     "data": set(),
     "models": {"data"},
     "tasks": {"data", "models"},
-    "engine": {"artifacts", "tasks"},
-    "curation": {"artifacts", "data", "models", "tasks", "engine"},
+    "engine": {"artifacts", "cluster", "tasks"},
+    "curation": {"artifacts", "cluster", "data", "models", "tasks", "engine"},
     "report": {"artifacts"},
 }
 

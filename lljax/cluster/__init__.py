@@ -4,8 +4,10 @@ Every process runs the same program. What one of them alone may do, reading and 
 workdir, is done by the first: `on_first` and `from_first`. In a run of one process it is that one.
 """
 
+import ctypes
 import functools
 import pickle
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -34,6 +36,11 @@ def is_first() -> bool:
     return _Here.member is None or _Here.member.number == 0
 
 
+def has_peers() -> bool:
+    """Whether this process has joined others."""
+    return _Here.channel is not None
+
+
 def is_follower() -> bool:
     """Whether a launcher has started this process as another than the first one."""
     member = find_member()
@@ -54,6 +61,7 @@ def join(config: str | None) -> None:
         return
     peers = call_all(member, lambda line: print(line, file=sys.stderr, flush=True))
     _Here.member, _Here.channel = member, Channel(member, peers)
+    _delay_abort()
     jax.distributed.initialize(
         member.address,
         member.count,
@@ -63,6 +71,16 @@ def join(config: str | None) -> None:
         initialization_timeout=int(timeout()),
         heartbeat_timeout_seconds=JAX_HEARTBEAT_SECONDS,
     )
+
+
+def _delay_abort() -> None:
+    """JAX aborts the process when the first one is gone, while the channel ends it in order.
+
+    So an abort first waits: the handler is C's own `sleep`, which takes the signal's number, 6, for
+    seconds. No code of Python could run there.
+    """
+    wait = ctypes.cast(ctypes.CDLL(None).sleep, ctypes.c_void_p)
+    ctypes.pythonapi.PyOS_setsig(ctypes.c_int(signal.SIGABRT), wait)
 
 
 def from_first(make: Callable[[], T]) -> T:

@@ -61,7 +61,8 @@ class Channel:
 
     def fail(self, status: int, message: str) -> None:
         """Tells the others that this process ends, and why."""
-        self._ending.acquire(blocking=False)
+        if not self._ending.acquire(blocking=False):
+            return  # it has told, or ends for another reason
         self._tell(status, f"{self._name(self._member.number)} has ended: {message}")
 
     def leave(self) -> None:

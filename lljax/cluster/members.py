@@ -155,7 +155,7 @@ def _gather(member: Member, say: Callable[[str], None]) -> list[Peer]:
                     came[peer.number] = peer
     except RunFailed as error:
         for peer in came.values():
-            _send(peer.socket, f"no {error}")
+            _refuse(peer.socket, error)
         raise
     for peer in came.values():
         _send(peer.socket, f"go {socket.gethostname()}")
@@ -197,7 +197,7 @@ def _accept(server: socket.socket, member: Member, came: dict[int, Peer]) -> Pee
         problem = f"two processes are number {number}, on {came[number].host} and on {host}"
     if problem is not None:
         error = RunFailed(f"the processes do not belong together: {problem}.")
-        _send(connection, f"no {error}")
+        _refuse(connection, error)
         raise error
     return Peer(number, host, connection)
 
@@ -207,7 +207,7 @@ def _go_to_first(member: Member, say: Callable[[str], None]) -> Peer:
     host, _, port = member.address.rpartition(":")
     begun = said = time.monotonic()
     while True:
-        answer = ""
+        answer, connection = "", None
         try:
             connection = socket.create_connection((host.strip("[]"), int(port)), timeout=5)
             greeting = f"{_GREETING.decode()} {member.number} {member.count} {socket.gethostname()}"
@@ -217,8 +217,10 @@ def _go_to_first(member: Member, say: Callable[[str], None]) -> Peer:
         except OSError:
             pass  # it is not there yet, or another program is
         word, _, rest = answer.partition(" ")
-        if word == "go":
+        if connection is not None and word == "go":
             return Peer(0, rest, connection)
+        if connection is not None:
+            connection.close()
         if word == "no":
             raise RunFailed(rest)
         now = time.monotonic()
@@ -242,6 +244,11 @@ def _numbers(missing: list[int]) -> str:
 def _send(connection: socket.socket, line: str) -> None:
     with contextlib.suppress(OSError):  # it is gone
         connection.sendall(line.encode() + b"\n")
+
+
+def _refuse(connection: socket.socket, error: RunFailed) -> None:
+    _send(connection, f"no {error}")
+    connection.close()
 
 
 def _receive(connection: socket.socket) -> str:

@@ -1,8 +1,6 @@
 """Numbered checkpoints in a folder, through orbax: arrays and a record, with digests of both."""
 
 import errno
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,6 +15,7 @@ import orbax.checkpoint as ocp
 from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.reading import cannot_read, check_absent, read_json
 from lljax.engine import orbax_noise
+from lljax.engine.digests import digest, digest_of_json
 from lljax.engine.progress import log
 from lljax.errors import is_out_of_memory
 from lljax.safe_text import printable
@@ -31,16 +30,6 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of what orbax has not compl
 
 class Damaged(Exception):
     """A checkpoint that cannot be read or is not what was saved; says why."""
-
-
-def digest(tree: Any) -> str:
-    """SHA-256 over the structure of a tree of arrays, their shapes, dtypes and bytes."""
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        total.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
 
 
 class CheckpointFolder:
@@ -108,7 +97,7 @@ class CheckpointFolder:
         signed = {"record": record, "arrays": digest(arrays)}
         parts = {
             ARRAYS: ocp.args.StandardSave(arrays),
-            RECORD: ocp.args.JsonSave({**signed, "sha256": _digest_of_json(signed)}),
+            RECORD: ocp.args.JsonSave({**signed, "sha256": digest_of_json(signed)}),
         }
         path = self.path(number)
         _remove(path)
@@ -194,7 +183,7 @@ class CheckpointFolder:
         try:
             found = read_json(path)
             signed = {"record": dict(found["record"]), "arrays": found["arrays"]}
-            if found["sha256"] != _digest_of_json(signed):
+            if found["sha256"] != digest_of_json(signed):
                 raise Damaged("its record is not the one that was saved")
         except (OSError, TypeError, ValueError, LookupError) as error:
             check_absent(path, error)
@@ -249,7 +238,3 @@ def _check_room(folder: Path, needed: int) -> None:
     full = disk.f_blocks and disk.f_bavail * disk.f_frsize < needed + SPARE_BYTES
     if full or (disk.f_files and disk.f_favail < SPARE_FILES):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
-def _digest_of_json(tree: Any) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

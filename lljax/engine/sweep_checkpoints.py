@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import jax
 
 from lljax import cluster
-from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged, digest
+from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged
+from lljax.engine.digests import digest
 from lljax.engine.placement import fetch
 from lljax.engine.progress import log
 from lljax.engine.sweep_state import Sweep

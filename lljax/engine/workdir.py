@@ -14,7 +14,8 @@ from lljax.artifacts import schema
 from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.files import metrics_line, write_atomically, write_npz
 from lljax.artifacts.reading import Unreadable, check_absent, read_npz
-from lljax.engine.checkpoint_folder import CheckpointFolder, digest
+from lljax.engine.checkpoint_folder import CheckpointFolder
+from lljax.engine.digests import digest
 from lljax.engine.progress import log
 from lljax.errors import UserError
 from lljax.safe_text import printable

@@ -1,0 +1,23 @@
+"""What tells whether something is as it was: digests of arrays and of records."""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the structure of a tree of arrays, their shapes, dtypes and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def digest_of_json(tree: Any) -> str:
+    """SHA-256 of what JSON can hold, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
