@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 from command_line import ACTIVE, call, read_metrics, run_without_report
 
+NOISY = (
+    *("--inner.num-steps", "8", "--inner.desired-batch-size", "8", "--outer.num-steps", "2"),
+    *("--outer.runs", "2", "--outer.validation-runs", "2", "--outer.validate-every", "1"),
+    *("--data.num-train", "64", "--data.num-desired", "32"),
+    *("--data.num-validation", "32", "--data.num-test", "32"),
+)
 LAYOUTS = {
     "eight": ("--mesh.devices", "8", "--inner.microbatch-size", "16"),
     "uneven": ("--mesh.devices", "3"),
@@ -92,3 +98,18 @@ def test_plan_counts_on_one_device(tmp_path):
         found = re.search(r"data \((\S+) MB\).* gradients \((\S+) kB", result.stdout)
         sizes[number] = [float(figure) for figure in found.groups()]
     assert sizes[4] == pytest.approx([size / 4 for size in sizes[1]], rel=0.01)
+
+
+@pytest.mark.parametrize("batch_size", ["16", "None"])
+def test_weights_over_drawn_runs(tmp_path, batch_size):
+    """Static weights on batches, brought to where they are needed, and on all examples."""
+    flags = [*NOISY, "--inner.batch-size", batch_size]
+    policies = []
+    for number in (1, 4):
+        workdir = tmp_path / str(number)
+        result = call("run", "noisy_labels", *flags, "--workdir", workdir, "--mesh.devices", number)
+        assert result.returncode == 0, result.stderr
+        assert (" x 4; files" in result.stderr) == (number == 4)
+        policies.append(np.load(workdir / "policy.npy"))
+    assert policies[0].std() > 0
+    np.testing.assert_allclose(*policies, rtol=1e-4, atol=1e-7)

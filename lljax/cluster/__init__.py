@@ -71,6 +71,7 @@ def join(config: str | None) -> None:
         initialization_timeout=int(timeout()),
         heartbeat_timeout_seconds=JAX_HEARTBEAT_SECONDS,
     )
+    jax.devices()  # here, where all processes are: each waits for the others' devices
 
 
 def _delay_abort() -> None:
@@ -86,7 +87,8 @@ def _delay_abort() -> None:
 def from_first(make: Callable[[], T]) -> T:
     """What the first process makes, in all of them; it alone calls `make`.
 
-    What `make` raises ends the first process, and so the others. Cost: the value is sent to each.
+    `make` is given arrays of the host's memory: others it would compute with all processes.
+    What it raises ends the first process, and so the others. Cost: the value is sent to each.
     """
     channel = _Here.channel
     if channel is None or _Here.depth:
@@ -94,16 +96,21 @@ def from_first(make: Callable[[], T]) -> T:
     if not is_first():
         # From this run's own first process, over a connection that it made: no stranger's bytes.
         return pickle.loads(channel.receive())
-    made = _alone(make)
-    channel.send(pickle.dumps(made))
-    return made
+    value = _alone(lambda: pickle.dumps(make()))
+    channel.send(value)
+    return pickle.loads(value)  # as the others have it
 
 
 def _alone(make: Callable[[], T]) -> T:
-    """Calls what the others do not call: inside nothing is sent to them."""
+    """Calls what the others do not call: inside nothing is sent to them or computed with them."""
+    if _Here.channel is None:
+        return make()
+    types = (jax.sharding.AxisType.Auto,)
+    here = jax.make_mesh((1,), ("here",), axis_types=types, devices=jax.local_devices()[:1])
     _Here.depth += 1
     try:
-        return make()
+        with jax.set_mesh(here):
+            return make()
     finally:
         _Here.depth -= 1
 

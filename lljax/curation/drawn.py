@@ -12,7 +12,7 @@ from lljax.draws import draw_weights
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.pieces import segments_of
-from lljax.engine.placement import ONE_DEVICE
+from lljax.engine.placement import ONE_DEVICE, Placement, anywhere, compiled, compiled_parts
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Params, StepInputs, TrainState
@@ -85,31 +85,42 @@ class DrawnGradient(MetaGradient):
     """The meta-gradient of R runs at once, in segments; its `policy` are `Runs`."""
 
     def __init__(
-        self, problem: PolicyProblem, config: ExperimentConfig, plan: MemoryPlan, source: RunSource
+        self,
+        problem: PolicyProblem,
+        config: ExperimentConfig,
+        plan: MemoryPlan,
+        source: RunSource,
+        placement: Placement = ONE_DEVICE,
     ):
-        self._placement = ONE_DEVICE
-        segments = segments_of(problem, config.inner, memory=plan.within_segment)
+        self._placement = placement
+        segments = segments_of(
+            problem, config.inner, memory=plan.within_segment, data_axis=placement.axis
+        )
         uniform = jax.ShapeDtypeStruct((1, problem.num_train), np.float32)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), config.outer.runs))
         self._template = jax.eval_shape(source.draw, uniform, keys)
         rows = jax.tree.map(lambda _: 1, self._template.inputs)
         none = None, None
-        self._start = jax.jit(jax.vmap(segments.start, in_axes=(0, *none, self._desired_axis)))
+        of_state = placement.state
+        start = jax.vmap(segments.start, in_axes=(0, *none, self._desired_axis))
+        self._start = compiled_parts(start, of_state, anywhere)
         forward = jax.vmap(
             lambda *given: tuple(segments.forward(*given)),
             in_axes=(0, rows, *none),
             out_axes=(0, 1, 0),
         )
-        self._forward = jax.jit(lambda *given: lljax.ForwardSegment(*forward(*given)))
-        self._start_backward = jax.jit(
-            jax.vmap(segments.start_backward, in_axes=(0, *none, self._desired_axis))
+        self._forward = compiled_parts(
+            lambda *given: lljax.ForwardSegment(*forward(*given)), of_state, anywhere, anywhere
         )
+        end = jax.vmap(segments.start_backward, in_axes=(0, *none, self._desired_axis))
+        self._start_backward = compiled(end, of_state)
 
         def backward(cotangent, kept, rows, loss_cotangents, data):
             cotangent, slopes = segments.backward(cotangent, kept, rows, loss_cotangents, data)
             return cotangent, slopes.weights
 
-        self._backward = jax.jit(jax.vmap(backward, in_axes=(0, 0, rows, *none), out_axes=(0, 1)))
+        backward = jax.vmap(backward, in_axes=(0, 0, rows, *none), out_axes=(0, 1))
+        self._backward = compiled_parts(backward, of_state, anywhere)
         self._backward_active = self._backward
         self._active_set = False
         grad_shape = self._template.inputs.weights.shape

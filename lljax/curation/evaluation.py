@@ -16,6 +16,7 @@ import numpy as np
 import lljax
 from lljax.curation.drawn import Runs, RunSource, run_keys
 from lljax.engine.pieces import segments_of
+from lljax.engine.placement import ONE_DEVICE, Placement
 from lljax.engine.progress import AnalysisProgress
 from lljax.segments import OBJECTIVE
 from lljax.tasks.config import ExperimentConfig
@@ -35,13 +36,20 @@ class Evaluation:
       steps: the P+1 inner steps at which losses are measured, 0 and T among them.
     """
 
-    def __init__(self, config: ExperimentConfig, problem: PolicyProblem, source: RunSource):
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        problem: PolicyProblem,
+        source: RunSource,
+        placement: Placement = ONE_DEVICE,
+    ):
+        self._placement = placement
         inner = config.inner
         self._num_steps, self._seed = inner.num_steps, config.seed
         self._problem, self._source = problem, source
         self.steps = measured_steps(inner.num_steps)
         self._has_index = inner.batch_size is not None
-        self._segments = functools.partial(segments_of, problem, inner)
+        self._segments = functools.partial(segments_of, problem, inner, data_axis=placement.axis)
         self._start = jax.jit(jax.vmap(self._segments().start, in_axes=(0, None, None)))
         self._advances: dict[int, Any] = {}  # by the length of a stretch; two at most
 
@@ -83,7 +91,9 @@ class Evaluation:
     def _begin(self, runs: Runs, sets: tuple[str, ...]) -> tuple[Any, Any, Any]:
         """(first state, (state, begin, end) -> (state, losses), losses at the start)."""
         batches: Mapping[str, Batch] = {
-            name: jax.tree.map(lambda leaf: leaf[:MOST_EXAMPLES], getattr(self._problem, name))
+            name: self._placement.examples(
+                jax.tree.map(lambda leaf: leaf[:MOST_EXAMPLES], getattr(self._problem, name))
+            )
             for name in sets
         }
         first, *_ = sets

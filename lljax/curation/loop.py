@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from lljax import cluster
 from lljax.curation.drawn import DrawnGradient, RunSource, run_keys
 from lljax.curation.evaluation import VALIDATION, Evaluation
 from lljax.curation.families import Family
 from lljax.engine import divergence, metrics
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.metrics import Metrics, number
+from lljax.engine.placement import Placement, fetch
 from lljax.engine.progress import bar_of_steps, log
 from lljax.engine.resumable import ResumableSweep
 from lljax.engine.state_checkpoints import Restored, StateCheckpoints
@@ -63,6 +65,7 @@ class Curation:
         run: Mapping[str, Any],
         plan: MemoryPlan,
         open_trackers: Callable[[int], Trackers],
+        placement: Placement,
     ):
         """Prepares; nothing is written yet. `run` says whose the checkpoints are."""
         self.metrics: list[Metrics] = []
@@ -70,7 +73,8 @@ class Curation:
         self._workdir, self._run, self._open_trackers = workdir, run, open_trackers
         self._num_symbols = problem.num_symbols
         self._evaluation = evaluation
-        self._gradient = DrawnGradient(problem, config, plan, source)
+        self._layout = placement.layout
+        self._gradient = DrawnGradient(problem, config, plan, source, placement)
         self._sweeps = SweepCheckpoints(workdir.sweep, config.outer.checkpoint_seconds, run)
         self._shares = jax.jit(family.shares)
         self._averaged = jax.jit(_averaged)
@@ -115,7 +119,7 @@ class Curation:
 
     def _open_checkpoints(self) -> StateCheckpoints:
         template = jax.eval_shape(self._first_state, self._family.start, jnp.float32(0))
-        return StateCheckpoints(self._workdir.checkpoints, template, self._run)
+        return StateCheckpoints(self._workdir.checkpoints, template, self._run, self._layout)
 
     def _first_state(self, psi: Any, auc: jax.Array) -> State:
         return State(psi, self._family.begin(psi), psi, psi, auc, jnp.int32(0))
@@ -142,7 +146,9 @@ class Curation:
             desired_auc = float(sweep.sweep.objective)
         gradient = self._source.to_shares(shares, runs.inputs.index, jnp.asarray(slopes))
         if bool(is_finite(gradient)) and np.isfinite(desired_auc):
-            moved = self._family.move(state.psi, state.method, gradient)
+            # Some families move on the host, whose rounding may be another on another host.
+            before = fetch((state.psi, state.method, gradient))
+            moved = cluster.from_first(lambda: self._family.move(*before))
             state = self._averaged(state, *moved, step)
         else:
             log(f"warning: outer step {step} is left out: its meta-gradient is not finite")

@@ -11,13 +11,15 @@ import numpy as np
 
 from lljax.curation.drawn import DrawnGradient, RunSource, run_keys
 from lljax.curation.evaluation import Evaluation
-from lljax.curation.families import build_family
+from lljax.curation.families import Family, build_family
 from lljax.curation.run import TEST_RUNS, plan_runs
 from lljax.engine.memory_plan import MemoryPlan, num_bytes
+from lljax.engine.placement import Placement, device_name, find_placement
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.units import duration, size
 from lljax.memory import StoreStates
-from lljax.tasks.problem import Experiment, build_problem
+from lljax.tasks.config import ExperimentConfig
+from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
 
 PROBE_STEPS, PROBE_SEGMENTS = 2, 3
 
@@ -26,6 +28,7 @@ class CurationPlan(NamedTuple):
     """The needs of a run. Bytes and seconds."""
 
     data_lines: tuple[str, ...]
+    device: str
     memory: MemoryPlan
     num_params: int
     num_weights: int
@@ -54,10 +57,17 @@ def plan_run(experiment: Experiment) -> CurationPlan:
     Raises:
       UserError: the config or its data are unusable, or no strategy fits into memory.
     """
-    config = experiment.config
+    placement = find_placement(experiment.config.mesh)
     problem = build_problem(experiment)
-    family = build_family(config, problem)
-    memory = plan_runs(problem, config)
+    family = build_family(experiment.config, problem)
+    with placement.context():
+        return _plan(experiment.config, placement.problem(problem), placement, family)
+
+
+def _plan(
+    config: ExperimentConfig, problem: PolicyProblem, placement: Placement, family: Family
+) -> CurationPlan:
+    memory = plan_runs(problem, config, placement)
     source = RunSource(config, problem)
     starts = range(0, PROBE_SEGMENTS * PROBE_STEPS, PROBE_STEPS)
     short = dataclasses.replace(
@@ -71,7 +81,7 @@ def plan_run(experiment: Experiment) -> CurationPlan:
         config,
         inner=dataclasses.replace(config.inner, num_steps=max(steps, config.inner.num_steps)),
     )
-    gradient = DrawnGradient(problem, probe, short, source)
+    gradient = DrawnGradient(problem, probe, short, source, placement)
     shares = jnp.full((1, problem.num_train), 1 / problem.num_train, jnp.float32)
     runs = source.draw(shares, run_keys(jax.random.key(0), 0, config.outer.runs))
     sweep = gradient.new_sweep()
@@ -81,13 +91,14 @@ def plan_run(experiment: Experiment) -> CurationPlan:
         run(runs, sweep, _clock(moments))
         seconds += float(np.median(np.diff(moments))) / PROBE_STEPS
     outer = config.outer
-    evaluation = Evaluation(config, problem, source)
+    evaluation = Evaluation(config, problem, source, placement)
     one = evaluation.seconds(shares, ("validation",))
     comparisons = 1 + 2 * -(-outer.num_steps // outer.validate_every)
     three = evaluation.seconds(shares, ("desired", "validation", "test"))
     policies = 3 if problem.perturbed is not None else 2
     return CurationPlan(
         data_lines=problem.data_lines,
+        device=device_name(placement),
         memory=memory,
         num_params=sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
         num_weights=num_bytes(family.start) // 4,
@@ -109,6 +120,7 @@ def describe(plan: CurationPlan) -> str:
     lines = [
         *plan.data_lines,
         "",
+        f"device            {plan.device}",
         f"parameters        {plan.num_params:,} of the model, {plan.num_weights:,} of the policy",
         f"inner steps       {memory.num_steps:,} in {len(memory.segments)} segments of "
         f"{memory.segment_length}, {plan.num_runs} runs at once",

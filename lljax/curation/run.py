@@ -2,12 +2,14 @@
 
 import functools
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lljax import cluster
 from lljax.artifacts import schema
 from lljax.artifacts.files import (
     write_arrays,
@@ -21,17 +23,17 @@ from lljax.curation.cost import finding_flops
 from lljax.curation.drawn import RunSource
 from lljax.curation.evaluation import TEST, Evaluation
 from lljax.curation.families import Family, build_family, features_of
-from lljax.curation.loop import Curation, State
+from lljax.curation.loop import Curation
 from lljax.curation.results import Measured
 from lljax.curation.scorer import Scorer, fit_scorer, log_weights, shares_of
 from lljax.engine import summary
 from lljax.engine.claim import Claim
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
-from lljax.engine.metrics import number
-from lljax.engine.placement import device_name
+from lljax.engine.metrics import Metrics, number
+from lljax.engine.placement import ONE_DEVICE, Placement, device_name, fetch, find_placement
 from lljax.engine.progress import log
 from lljax.engine.run import versions
-from lljax.engine.trackers import find_trackers, open_trackers
+from lljax.engine.trackers import Maker, find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
@@ -43,15 +45,46 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     """Runs or continues an experiment in its workdir; everything but the report."""
     config = experiment.config
     makers = find_trackers(config.trackers)
+    placement = find_placement(config.mesh)
+    cluster.end_if_stuck(config.mesh.stuck_minutes)
     problem = build_problem(experiment)
-    family = build_family(config, problem)
     claim.compare_data(fingerprint(problem), problem.provenance)
-    plan = plan_runs(problem, config)
+    family = build_family(config, problem)
+    with placement.context():
+        found = _optimize(experiment, problem, placement, family, workdir, claim, makers)
+    _write_results(experiment, problem, placement, workdir, found)
+
+
+class Found(NamedTuple):
+    """What a run has computed, in the host's memory."""
+
+    lines: list[Metrics]  # of all outer steps
+    policy: np.ndarray  # as policy.npy has it
+    shares: np.ndarray  # [S, N], the distributions that it makes
+    scorer: Scorer | None
+    correlation: float | None  # of a distilled scorer with what it was fitted to
+    best_step: int
+    measured: dict[str, Measured]  # fresh runs, by policy
+    evaluate_seconds: float
+
+
+def _optimize(
+    experiment: Experiment,
+    problem: PolicyProblem,
+    placement: Placement,
+    family: Family,
+    workdir: Workdir,
+    claim: Claim,
+    makers: Mapping[str, Maker],
+) -> Found:
+    """All that is computed of a run."""
+    config, placed = experiment.config, placement.problem(problem)
+    plan = plan_runs(problem, config, placement)
     source = RunSource(config, problem)
-    evaluation = Evaluation(config, problem, source)
+    evaluation = Evaluation(config, placed, source, placement)
     trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())
     curation = Curation(
-        config, problem, family, source, evaluation, workdir, claim.run, plan, trackers
+        config, placed, family, source, evaluation, workdir, claim.run, plan, trackers, placement
     )
     start = curation.find_start()
     # Whatever refuses the run has done so, and left the folder as it was.
@@ -62,71 +95,74 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
         f"{experiment.task.name}, policy {config.policy.family}: {config.outer.runs} runs of "
         f"T = {config.inner.num_steps} inner steps on "
         f"{'all' if batch is None else f'batches of {batch}'} of N = {problem.num_train} training "
-        f"examples, {config.outer.num_steps} outer steps on {device_name()}; files in "
-        f"{workdir.root}"
+        f"examples, {config.outer.num_steps} outer steps on {device_name(placement)}; "
+        f"files in {workdir.root}"
     )
     state = curation.optimize(start)
     workdir.check_present()
-    _write_results(experiment, problem, family, evaluation, workdir, curation, state)
-
-
-def plan_runs(problem: PolicyProblem, config: ExperimentConfig) -> MemoryPlan:
-    """The memory plan for R runs at once."""
-    return plan_memory(problem, config.inner, config.outer.runs)
-
-
-def _write_results(
-    experiment: Experiment,
-    problem: PolicyProblem,
-    family: Family,
-    evaluation: Evaluation,
-    workdir: Workdir,
-    curation: Curation,
-    state: State,
-) -> None:
-    config, started = experiment.config, time.monotonic()
-    scorer, features = _scorer(config, problem, family, state)
-    psi = np.asarray(state.best, np.float32)
-    shares = np.asarray(family.shares(state.best))
-    correlation = None
-    if scorer is not None:
-        scores = scorer(features)
-        if config.policy.scorer == "distilled":
-            both = scores, log_weights(shares[0])
-            if all(values.std() > 0 for values in both):  # else no weight differs from another
-                correlation = float(np.corrcoef(*both)[0, 1])
-                log(f"the scorer's correlation with the weights' logarithms: {correlation:.2f}")
-        shares = shares_of(scores)[None]
-    policy = psi if scorer is None else shares[0]
+    started = time.monotonic()
+    psi = fetch(state.best)
+    policy, shares, scorer, correlation = cluster.from_first(
+        lambda: _policy(config, problem, family, psi)
+    )
     policies = {
         "conventional": np.full((1, problem.num_train), 1 / problem.num_train, np.float32),
         "optimized": shares,
     }
     if (oracle := results.oracle_shares(problem)) is not None:
         policies["oracle"] = oracle
-    (workdir.root / schema.TRANSFER_FILE).unlink(missing_ok=True)  # of another policy
     keys = evaluation.keys(TEST, TEST_RUNS)
     measured = {
         name: _measure(evaluation, jnp.asarray(of), keys, f"fresh runs, {name}")
         for name, of in policies.items()
     }
-    write_npy(workdir.policy, policy)
+    return Found(
+        curation.metrics,
+        policy,
+        shares,
+        scorer,
+        correlation,
+        int(state.best_step),
+        measured,
+        time.monotonic() - started,
+    )
+
+
+def plan_runs(
+    problem: PolicyProblem, config: ExperimentConfig, placement: Placement = ONE_DEVICE
+) -> MemoryPlan:
+    """The memory plan for R runs at once."""
+    return plan_memory(problem, config.inner, config.outer.runs, placement)
+
+
+@cluster.on_first
+def _write_results(
+    experiment: Experiment,
+    problem: PolicyProblem,
+    placement: Placement,
+    workdir: Workdir,
+    found: Found,
+) -> None:
+    """Everything but the report."""
+    config, shares, measured, scorer = experiment.config, found.shares, found.measured, found.scorer
+    (workdir.root / schema.TRANSFER_FILE).unlink(missing_ok=True)  # of another policy
+    write_npy(workdir.policy, found.policy)
     num_steps = config.inner.num_steps
-    found = results.arrays(problem, shares, measured, num_steps)
-    write_arrays(workdir.root, found, num_steps)
+    write_arrays(workdir.root, results.arrays(problem, shares, measured, num_steps), num_steps)
     samples = summary.samples(problem, np.broadcast_to(shares.mean(axis=0), (1, problem.num_train)))
     if samples is not None:
         write_samples(workdir.root, samples)
+    features = None if scorer is None else features_of(problem)
     results.write_examples(workdir.root, problem, shares, scorer, features)
     if scorer is not None:
         scorer.save(workdir.root / schema.SCORER_FILE)
     for name, content in problem.files.items():
         write_atomically(workdir.root / name, content)
-    lines = curation.metrics
+    lines = found.lines
     optimize = sum(line["seconds"] for line in lines)
-    evaluate = time.monotonic() - started
+    evaluate = found.evaluate_seconds
     numbers = results.summarise(problem, shares, measured)
-    numbers["runs"]["scorer_correlation"] = correlation
+    numbers["runs"]["scorer_correlation"] = found.correlation
     made = lines[-1]["outer_step"]
     numbers["runs"]["flops"] = number(finding_flops(problem, config, made))
     facts: dict[str, Any] = {
@@ -135,11 +171,11 @@ def _write_results(
         "family": config.policy.family,
         "data_digest": fingerprint(problem, with_params=False),
         "seed": config.seed,
-        "device": device_name(),
+        "device": device_name(placement),
         "versions": versions(),
         "inner_steps": num_steps,
         "outer_steps": made,
-        "best_outer_step": int(state.best_step),
+        "best_outer_step": found.best_step,
         "seconds": {
             "optimize": round(optimize, 2),
             "evaluate": round(evaluate, 2),
@@ -150,21 +186,39 @@ def _write_results(
     write_summary(workdir.root, facts | numbers)
 
 
+def _policy(
+    config: ExperimentConfig, problem: PolicyProblem, family: Family, psi: Any
+) -> tuple[np.ndarray, np.ndarray, Scorer | None, float | None]:
+    """(policy.npy, the distributions [S, N], the scorer and its correlation, where there are)."""
+    shares = np.asarray(family.shares(psi))
+    scorer, features = _scorer(config, problem, family, psi)
+    if scorer is None:
+        return np.asarray(psi, np.float32), shares, None, None
+    correlation, scores = None, scorer(features)
+    if config.policy.scorer == "distilled":
+        both = scores, log_weights(shares[0])
+        if all(values.std() > 0 for values in both):  # else no weight differs from another
+            correlation = float(np.corrcoef(*both)[0, 1])
+            log(f"the scorer's correlation with the weights' logarithms: {correlation:.2f}")
+    shares = shares_of(scores)[None]
+    return shares[0], shares, scorer, correlation
+
+
 def _scorer(
-    config: ExperimentConfig, problem: PolicyProblem, family: Family, state: State
+    config: ExperimentConfig, problem: PolicyProblem, family: Family, psi: Any
 ) -> tuple[Scorer | None, Any]:
     """(the scorer of the best policy, what it sees); (None, None) for another family."""
     if config.policy.family != "scorer":
         return None, None
     features = features_of(problem)
     if config.policy.scorer == "boosted":
-        weights = np.asarray(state.best, np.float32)
+        weights = np.asarray(psi, np.float32)
         scores = np.asarray(features @ weights, np.float64)
         top = scores.max()
         bias = float(-top - np.log(np.exp(scores - top).mean()))  # so that the mean weight is 1
         return Scorer(weights, bias), features
     log("fitting the scorer")
-    return fit_scorer(features, np.asarray(family.shares(state.best))[0]), features
+    return fit_scorer(features, np.asarray(family.shares(psi))[0]), features
 
 
 def _measure(evaluation: Evaluation, shares: jax.Array, keys: jax.Array, label: str) -> Measured:

@@ -64,7 +64,7 @@ class Placement:
         if self.mesh is None:
             return problem
         names = (*SETS, "objective")
-        placed = {id(batch := getattr(problem, name)): self._put_rows(batch) for name in names}
+        placed = {id(batch := getattr(problem, name)): self.examples(batch) for name in names}
         sets = {name: placed[id(getattr(problem, name))] for name in names}
         return dataclasses.replace(problem, **sets, params=self.state(problem.params))
 
@@ -83,7 +83,8 @@ class Placement:
         """Bytes that a device has of parameters, or of arrays of such shapes."""
         return bytes_on_a_device(self.state(jax.eval_shape(lambda: tree)))
 
-    def _put_rows(self, batch: Any) -> Any:
+    def examples(self, batch: Any) -> Any:
+        """Examples, arrays [B, ...], split where B can be; else every device has them."""
         return self._put(batch, self._of_rows)
 
     def _of_rows(self, shape: tuple[int, ...]) -> jax.P:
