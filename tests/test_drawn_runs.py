@@ -13,7 +13,7 @@ from lljax.curation.drawn import DrawnGradient, RunSource, run_keys
 from lljax.curation.evaluation import Evaluation
 from lljax.curation.families import build_family
 from lljax.curation.run import plan_runs
-from lljax.curation.scorer import Columns, fit_scorer, shares_of
+from lljax.curation.scorer import Columns, Seen, fit_scorer, shares_of
 from lljax.draws import draw_weights
 from lljax.errors import UserError
 from lljax.tasks import ExperimentConfig, InnerConfig, OuterConfig, PolicyConfig
@@ -202,7 +202,7 @@ def test_a_scorer_finds_what_weights_depend_on():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(400, 6)).astype(np.float32)
     weights = np.exp(features @ [1.0, -0.5, 0, 0, 0, 0] + 0.1 * rng.normal(size=400))
-    scorer = fit_scorer(features[:200], weights[:200] / weights[:200].sum())
+    scorer = fit_scorer(Seen.of(features[:200]), weights[:200] / weights[:200].sum())
     unseen = np.corrcoef(scorer(features[200:]), np.log(weights[200:]))[0, 1]
     assert unseen > 0.98
     np.testing.assert_allclose(shares_of(scorer(features)).sum(), 1, rtol=1e-5)

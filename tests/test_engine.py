@@ -73,6 +73,40 @@ def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path, capsys):
     assert restored(4).forward == 1
 
 
+def test_each_start_of_a_segment_is_written_once(tmp_path, capsys):
+    from lljax.engine.checkpoints import Checkpoints
+    from lljax.engine.sweep_checkpoints import SweepCheckpoints
+    from lljax.engine.sweep_state import Sweep
+
+    def new_sweep(forward=0):
+        starts = np.zeros((4, 2), np.float32)
+        starts[: forward + 1] = np.arange(2 * (forward + 1)).reshape(-1, 2) + 1
+        return Sweep({"objective": np.zeros(4)}, [starts], [starts[0]], starts.copy(), forward)
+
+    policy = np.ones((2, 1))
+    state = lljax.build_step_control(lljax.projected_gradient(1.0)).begin(policy, 0.0, policy)
+    outer = Checkpoints(tmp_path / "checkpoints", state, run={})
+    sweeps = SweepCheckpoints(tmp_path / "sweep", every=0, run={})
+    assert sweeps.restore(3, policy, new_sweep(), outer) is None
+    sweeps.save_at_times(3, new_sweep(1), outer)
+    starts = tmp_path / "sweep_starts"
+    before = {path.name: path.stat().st_mtime_ns for path in starts.iterdir()}
+    assert set(before) == {"0", "1"}
+    sweeps.save_at_times(3, new_sweep(2), outer)
+    after = {path.name: path.stat().st_mtime_ns for path in starts.iterdir()}
+    assert after == before | {"2": after["2"]}
+    restored = SweepCheckpoints(tmp_path / "sweep", 0, {}).restore(3, policy, new_sweep(), outer)
+    assert restored.forward == 2
+    np.testing.assert_array_equal(restored.starts[0], new_sweep(2).starts[0])
+    for file in (starts / "1").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    again = SweepCheckpoints(tmp_path / "sweep", 0, {})
+    assert again.restore(3, policy, new_sweep(), outer) is None
+    assert f"{starts / '1'} is damaged and is not used" in capsys.readouterr().err
+    assert not starts.exists()  # what is of no use is removed
+
+
 def outer_steps(on_host, problem, active, num_steps):
     """The states of an optimisation, by the compiled loop or by a loop on the host."""
     policy, *data = problem

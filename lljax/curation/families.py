@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lljax
-from lljax.curation.scorer import Columns, smooth
+from lljax.curation.scorer import Columns, Seen, smooth
 from lljax.errors import UserError
 from lljax.tasks.config import ExperimentConfig, meta_optimizer
 from lljax.tasks.problem import PolicyProblem
@@ -84,24 +84,25 @@ def _of_scorer(config: ExperimentConfig, problem: PolicyProblem) -> Family:
       v_s = ridge regression of the slopes dAUC/dw_n on the features x_n, of unit spread
       m_s = mu m_{s-1} + v_s,  psi_s = psi_{s-1} - epsilon m_s,  w = softmax_n[f(x_n)]
 
-    A slope of one example is mostly noise, and alike examples share what is not: the regression
-    keeps that. The gradient in psi itself would follow the features with the largest numbers.
+    A slope of one example is mostly noise, and alike documents share what is not: the regression
+    of documents' mean slopes on their mean features keeps that. The gradient in psi itself would
+    follow the features with the largest numbers.
 
     Reference: J. Friedman, Annals of Statistics 29 (2001).
     """
-    features, settings = features_of(problem), config.outer
-    columns = Columns.of(features)
+    seen, settings = seen_of(problem), config.outer
+    columns, document = Columns.of(seen.features), jnp.asarray(seen.document)
     where, values = jnp.asarray(columns.where), jnp.asarray(columns.values)
     number, explore = problem.num_train, config.policy.explore
 
     def shares(psi: jax.Array) -> jax.Array:
-        return jax.nn.softmax(jnp.sum(values * psi[where], axis=1))[None]
+        return jax.nn.softmax(jnp.sum(values * psi[where], axis=1)[document])[None]
 
     def move(psi: jax.Array, momentum: jax.Array, slopes: jax.Array) -> tuple[Any, Any]:
         weights = np.asarray(shares(psi), np.float64)[0]
         slope = np.asarray(slopes, np.float64)[0]
-        direction = smooth(features, slope - weights @ slope)
-        moved = features @ direction
+        direction = smooth(seen, slope - weights @ slope)
+        moved = (seen.features @ direction)[seen.document]
         moved = moved - weights @ moved
         spread = np.sqrt(((1 - explore) * weights + explore / number) @ np.square(moved))
         step = direction / spread if spread > 0 else direction
@@ -111,7 +112,7 @@ def _of_scorer(config: ExperimentConfig, problem: PolicyProblem) -> Family:
     return Family(jnp.zeros(columns.size, jnp.float32), shares, jnp.zeros_like, move)
 
 
-def features_of(problem: PolicyProblem) -> Any:
+def seen_of(problem: PolicyProblem) -> Seen:
     """What a scorer sees of the training examples.
 
     Raises:
@@ -122,4 +123,5 @@ def features_of(problem: PolicyProblem) -> Any:
             "policy.family scorer needs something to look at: the task has no `featurize`. Take "
             "static, or give its Problem one."
         )
-    return problem.featurize(problem.train)
+    document = None if problem.origins is None else problem.origins.document
+    return Seen.of(problem.featurize(problem.train), document)

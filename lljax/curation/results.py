@@ -10,7 +10,6 @@ import numpy as np
 import lljax
 from lljax.artifacts import schema
 from lljax.artifacts.files import write_atomically
-from lljax.curation.scorer import Scorer
 from lljax.engine import summary
 from lljax.engine.metrics import number
 from lljax.tasks.origins import Origins
@@ -110,14 +109,22 @@ def oracle_shares(problem: PolicyProblem) -> np.ndarray | None:
 
 
 def write_examples(
-    root: Path, problem: PolicyProblem, shares: np.ndarray, scorer: Scorer | None, features: Any
+    root: Path, problem: PolicyProblem, shares: np.ndarray, scores: np.ndarray | None
 ) -> None:
-    """Writes documents.parquet and examples.parquet; `shares` are [S, N]."""
+    """Writes documents.parquet and examples.parquet.
+
+    Args:
+      root: the workdir.
+      problem: of the run.
+      shares: [S, N].
+      scores: [N], of a scorer; the logarithms of the weights when None.
+    """
     import pyarrow
 
     origins = problem.origins or _own_origins(problem)
     weights = shares.mean(axis=0) * shares.shape[1]
-    scores = np.log(np.maximum(weights, 1e-12)) if scorer is None else scorer(features)
+    if scores is None:
+        scores = np.log(np.maximum(weights, 1e-12))
     groups = pyarrow.array(list(origins.groups), pyarrow.string())
     texts = [None] * len(origins.sources) if origins.texts is None else list(origins.texts)
     _write_table(

@@ -22,10 +22,10 @@ from lljax.curation import results
 from lljax.curation.cost import finding_flops
 from lljax.curation.drawn import RunSource
 from lljax.curation.evaluation import TEST, Evaluation
-from lljax.curation.families import Family, build_family, features_of
+from lljax.curation.families import Family, build_family, seen_of
 from lljax.curation.loop import Curation
 from lljax.curation.results import Measured
-from lljax.curation.scorer import Scorer, fit_scorer, log_weights, shares_of
+from lljax.curation.scorer import Scorer, Seen, fit_scorer, log_weights, shares_of
 from lljax.engine import summary
 from lljax.engine.claim import Claim
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
@@ -152,8 +152,8 @@ def _write_results(
     samples = summary.samples(problem, np.broadcast_to(shares.mean(axis=0), (1, problem.num_train)))
     if samples is not None:
         write_samples(workdir.root, samples)
-    features = None if scorer is None else features_of(problem)
-    results.write_examples(workdir.root, problem, shares, scorer, features)
+    scores = None if scorer is None else seen_of(problem).scores(scorer)
+    results.write_examples(workdir.root, problem, shares, scores)
     if scorer is not None:
         scorer.save(workdir.root / schema.SCORER_FILE)
     for name, content in problem.files.items():
@@ -191,10 +191,10 @@ def _policy(
 ) -> tuple[np.ndarray, np.ndarray, Scorer | None, float | None]:
     """(policy.npy, the distributions [S, N], the scorer and its correlation, where there are)."""
     shares = np.asarray(family.shares(psi))
-    scorer, features = _scorer(config, problem, family, psi)
-    if scorer is None:
+    scorer, seen = _scorer(config, problem, family, psi)
+    if scorer is None or seen is None:
         return np.asarray(psi, np.float32), shares, None, None
-    correlation, scores = None, scorer(features)
+    correlation, scores = None, seen.scores(scorer)
     if config.policy.scorer == "distilled":
         both = scores, log_weights(shares[0])
         if all(values.std() > 0 for values in both):  # else no weight differs from another
@@ -206,19 +206,19 @@ def _policy(
 
 def _scorer(
     config: ExperimentConfig, problem: PolicyProblem, family: Family, psi: Any
-) -> tuple[Scorer | None, Any]:
+) -> tuple[Scorer | None, Seen | None]:
     """(the scorer of the best policy, what it sees); (None, None) for another family."""
     if config.policy.family != "scorer":
         return None, None
-    features = features_of(problem)
+    seen = seen_of(problem)
     if config.policy.scorer == "boosted":
         weights = np.asarray(psi, np.float32)
-        scores = np.asarray(features @ weights, np.float64)
+        scores = np.asarray(seen.features @ weights, np.float64)[seen.document]
         top = scores.max()
         bias = float(-top - np.log(np.exp(scores - top).mean()))  # so that the mean weight is 1
-        return Scorer(weights, bias), features
+        return Scorer(weights, bias), seen
     log("fitting the scorer")
-    return fit_scorer(features, np.asarray(family.shares(psi))[0]), features
+    return fit_scorer(seen, np.asarray(family.shares(psi))[0]), seen
 
 
 def _measure(evaluation: Evaluation, shares: jax.Array, keys: jax.Array, label: str) -> Measured:

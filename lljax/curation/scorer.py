@@ -62,48 +62,85 @@ class Scorer:
             return cls(arrays["weights"], float(arrays["bias"]))
 
 
-def fit_scorer(features: Any, shares: np.ndarray) -> Scorer:
-    """Ridge regression of log-weights on what examples look like.
+class Seen(NamedTuple):
+    """What a scorer sees of N training examples: how their D documents look.
+
+    An example is a few words, and its own look says little of its document's worth; so all pieces
+    of a document have its mean features, and with them one weight.
+    """
+
+    features: Any  # [D, F], a NumPy array or a sparse matrix of SciPy: means over the pieces
+    document: np.ndarray  # [N] int, of each example
+    counts: np.ndarray  # [D], its examples
+
+    @classmethod
+    def of(cls, features: Any, document: np.ndarray | None = None) -> "Seen":
+        """From the features [N, F] of examples and, where they are pieces, of which document."""
+        number = features.shape[0]
+        if document is None:
+            return cls(features, np.arange(number), np.ones(number))
+        import scipy.sparse
+
+        _, document, counts = np.unique(document, return_inverse=True, return_counts=True)
+        mean = scipy.sparse.csr_matrix(
+            (1 / counts[document], (document, np.arange(number))), (len(counts), number)
+        )
+        return cls(mean @ features, document, counts.astype(np.float64))
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Of values [N], over each document: [D]."""
+        return np.bincount(self.document, values, len(self.counts)) / self.counts
+
+    def scores(self, scorer: "Scorer") -> np.ndarray:
+        """[N] float32, of the examples."""
+        return scorer(self.features)[self.document]
+
+
+def fit_scorer(seen: Seen, shares: np.ndarray) -> Scorer:
+    """Ridge regression of log-weights on what documents look like.
 
       min_v,b sum_n (v x_n + b - ln(N w_n))^2 + penalty |v|^2,  N w_n clipped to [LEAST, MOST]
 
-    The penalty is the one with the smallest error on examples that are left out one at a time.
+    The penalty is the one with the smallest error on documents that are left out one at a time.
 
     Args:
-      features: [N, F], a NumPy array or a sparse matrix of SciPy.
+      seen: what of the examples is seen.
       shares: [N], on the simplex.
     """
     from sklearn.linear_model import RidgeCV
 
-    targets = log_weights(shares)
-    ridge = RidgeCV(alphas=_PENALTIES).fit(features, targets)
+    targets = seen.mean(log_weights(shares))
+    ridge = RidgeCV(alphas=_PENALTIES).fit(seen.features, targets, sample_weight=seen.counts)
     return Scorer(np.asarray(ridge.coef_, np.float32), float(ridge.intercept_))
 
 
-def smooth(features: Any, values: np.ndarray) -> np.ndarray:
+def smooth(seen: Seen, values: np.ndarray) -> np.ndarray:
     """What of the values of examples depends on how they look: weights [F] of a ridge regression.
 
-    The penalty is the one with the smallest error on a fifth of the examples that is held out.
+    The penalty is the one with the smallest error on a fifth of the documents that is held out.
 
     Args:
-      features: [N, F], a NumPy array or a sparse matrix of SciPy.
+      seen: what of the examples is seen.
       values: [N].
     """
     from sklearn.linear_model import Ridge
 
-    scale = values.std()
+    means, counts, features = seen.mean(values), seen.counts, seen.features
+    center = np.average(means, weights=counts)
+    scale = np.sqrt(np.average(np.square(means - center), weights=counts))
     if not scale > 0:
         return np.zeros(features.shape[1])
-    targets = (values - values.mean()) / scale
-    held_out = np.arange(len(targets)) % 5 == 4  # the order of examples is random already
+    targets = (means - center) / scale
+    held_out = np.arange(len(targets)) % 5 == 4  # their order is random already
     kept = ~held_out if held_out.any() else held_out | True
 
     def fit(penalty: float, rows: np.ndarray) -> Any:
-        return Ridge(alpha=penalty, solver="lsqr", tol=1e-4).fit(features[rows], targets[rows])
+        ridge = Ridge(alpha=penalty, solver="lsqr", tol=1e-4)
+        return ridge.fit(features[rows], targets[rows], sample_weight=counts[rows])
 
     def error(penalty: float) -> float:
         found = fit(penalty, kept).predict(features[held_out]) if held_out.any() else 0.0
-        return float(np.square(found - targets[held_out]).sum())
+        return float(counts[held_out] @ np.square(found - targets[held_out]))
 
     best = min(_PENALTIES, key=error)
     return np.asarray(fit(best, np.ones(len(targets), bool)).coef_, np.float64) * scale

@@ -24,6 +24,7 @@ from lljax.curation import results
 from lljax.curation.cost import training_flops
 from lljax.curation.drawn import RunSource
 from lljax.curation.evaluation import Evaluation
+from lljax.curation.families import seen_of
 from lljax.curation.loaded import Run, load_run
 from lljax.curation.results import Measured
 from lljax.curation.scorer import shares_of
@@ -154,7 +155,7 @@ def _shares(run: Run, problem: PolicyProblem, is_unseen: bool) -> np.ndarray:
     if in_groups and family in ("group", "scheduled"):
         rows = _of_groups(run, rows, problem)
     elif is_unseen and family == "scorer" and problem.featurize is not None:
-        rows = shares_of(run.scorer()(problem.featurize(problem.train)))[None]
+        rows = shares_of(seen_of(problem).scores(run.scorer()))[None]
     elif is_unseen:
         rows = np.zeros((1, problem.num_train))
     if (rows.sum(axis=1) > 0).all():
@@ -198,20 +199,22 @@ def _arms(problem: PolicyProblem, shares: np.ndarray, seeds: int) -> dict[str, l
 
 
 def _match(problem: PolicyProblem, count: int) -> np.ndarray:
-    """[1, N], uniform over the examples that look most like the desired ones.
+    """[1, N], uniform over the examples whose documents look most like the desired ones.
 
     By the importance of their features, sum_f x_f ln(mean desired x_f / mean train x_f): the same
     number of examples without any training run.
     """
     assert problem.featurize is not None
-    ours, wanted = problem.featurize(problem.train), problem.featurize(problem.desired)
+    ours, seen = problem.featurize(problem.train), seen_of(problem)
+    wanted = problem.featurize(problem.desired)
     means = [np.asarray(of.mean(axis=0)).ravel() for of in (wanted, ours)]
     least = max(float(means[1].mean()), 1e-12) * 0.1
     if min(mean.min() for mean in means) < 0:
         importance = means[0] - means[1]  # of no counts
     else:
         importance = np.log((means[0] + least) / (means[1] + least))
-    chosen = np.argsort(-np.asarray(ours @ importance).ravel(), kind="stable")[:count]
+    looks = np.asarray(seen.features @ importance).ravel()[seen.document]
+    chosen = np.argsort(-looks, kind="stable")[:count]
     shares = np.zeros((1, problem.num_train), np.float32)
     shares[0, chosen] = 1 / len(chosen)
     return shares

@@ -75,7 +75,7 @@ class Claim:
     def _is_remains(self, path: Path) -> bool:
         """Whether it is what a run writes whose folder is taken away: checkpoints half written."""
         workdir = self._workdir
-        folders = (workdir.checkpoints, workdir.sweep, workdir.look)
+        folders = (workdir.checkpoints, *workdir.sweeps)
         if path not in folders or not path.is_dir():
             return False
         return all(UNFINISHED in part.name for part in path.iterdir())
@@ -201,7 +201,7 @@ class Claim:
                 f"replaced ({'; '.join(self._replaces)})"
             )
             workdir.begin()
-            for folder in (workdir.sweep, workdir.look):
+            for folder in workdir.sweeps:
                 CheckpointFolder(folder).clear()
         if not self.is_unchanged:
             self._say_what_changes()

@@ -34,7 +34,8 @@ class MemoryPlan:
       record_bytes: of what the backward sweep needs of one step, on a device.
       budget_bytes: device memory for kept states.
       spread_bytes: of a device's part of such a record.
-      num_local: devices of a host.
+      whole_state_bytes: of one state, on all devices together.
+      num_local: devices of a process.
     """
 
     mode: Mode
@@ -44,6 +45,7 @@ class MemoryPlan:
     record_bytes: int
     budget_bytes: int
     spread_bytes: int
+    whole_state_bytes: int
     num_local: int = 1
 
     @property
@@ -81,8 +83,9 @@ class MemoryPlan:
         return held * self.record_bytes * (2 if mode == "offload" else 1)
 
     def host_bytes(self, mode: Mode) -> int:
-        """Host memory for the segments' first states, and for what is off-loaded."""
-        starts = (len(self.segments) + 1) * self.state_bytes
+        """A process's memory for the segments' first states, which each process has whole, and for
+        what is off-loaded."""
+        starts = (len(self.segments) + 1) * self.whole_state_bytes
         kept = self.num_steps * self.record_bytes * self.num_local
         return starts + (kept if mode == "offload" else 0)
 
@@ -128,6 +131,7 @@ def plan_memory(
         record_bytes,
         budget,
         spread_bytes,
+        num_runs * num_bytes(record.state),
         placement.num_local,
     )
     return dataclasses.replace(plan, mode=_choose(plan, inner))

@@ -246,5 +246,5 @@ class MetaGradient:
 
     def _state(self, sweep: Sweep, index: int) -> TrainState:
         state, _ = self._trees
-        leaves = [jnp.asarray(leaf[index]) for leaf in sweep.starts]
+        leaves = [jnp.asarray(leaf) for leaf in sweep.start(index)]
         return self._placement.state(jax.tree.unflatten(jax.tree.structure(state), leaves))

@@ -1,5 +1,6 @@
 """Checkpoints of a meta-gradient on its way."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from lljax.engine.digests import digest
 from lljax.engine.placement import fetch
 from lljax.engine.progress import log
 from lljax.engine.sweep_state import Sweep
+from lljax.engine.workdir import STARTS
 
 
 class OuterCheckpoints(Protocol):
@@ -36,9 +38,12 @@ class SweepCheckpoints:
         """`run` says whose they are: its settings and data, as JSON can hold them."""
         # What is written changes while the sweep goes on, so it must be written before.
         self._files = CheckpointFolder(folder)
+        # States in which segments start do not change any more: each is written once.
+        self._starts = CheckpointFolder(folder.with_name(folder.name + STARTS))
         self._every, self._run, self.label = every, dict(run), label
         self._last, self._took = time.monotonic(), 0.0
         self._owner: dict[str, Any] = {}
+        self._num_starts = 0  # that are written
 
     @cluster.on_first
     def save_at_times(self, outer_step: int, sweep: Sweep, outer: OuterCheckpoints) -> None:
@@ -48,8 +53,11 @@ class SweepCheckpoints:
         if started - self._last < wait:
             return
         outer.wait()  # the sweep is of no use without the outer step before it
+        for index in range(self._num_starts, sweep.forward + 1):
+            self._starts.save(index, sweep.start(index), self._owner)
+        self._num_starts = sweep.forward + 1
         number = _number(outer_step, sweep)
-        self._files.save(number, vars(sweep), self._owner)
+        self._files.save(number, _without_starts(sweep), self._owner)
         for older in self._files.numbers():
             if older != number:
                 self._files.remove(older)
@@ -71,28 +79,52 @@ class SweepCheckpoints:
     ) -> Sweep | None:
         self._last = time.monotonic()  # a sweep that is over sooner needs no file
         self._owner = {"outer_step": outer_step, "policy": digest(policy), "run": self._run}
+        self._num_starts = 0
         self._files.tidy()
+        self._starts.tidy()
         numbers = self._files.numbers()
         for number in reversed(numbers):
             if number // _numbers_a_step(template) != outer_step:
                 continue
-            try:
-                arrays, owner = self._files.restore(number, vars(template))
-            except Damaged as error:
-                log(f"warning: {self._files.path(number)} is damaged and is not used: {error}")
-                continue
-            if owner == self._owner:
-                return Sweep(**arrays)
+            sweep = self._read(number, template)
+            if sweep is not None:
+                self._num_starts = sweep.forward + 1
+                return sweep
         if numbers:
             outer.wait()
             self.clear()
         return None
 
+    def _read(self, number: int, template: Sweep) -> Sweep | None:
+        """A sweep with its starts; None where it is another policy's or, with a word, damaged."""
+        place = self._files.path(number)
+        try:
+            arrays, owner = self._files.restore(number, _without_starts(template))
+            if owner != self._owner:
+                return None
+            sweep = dataclasses.replace(template, **arrays)
+            for index in range(sweep.forward + 1):
+                place = self._starts.path(index)
+                leaves, owner = self._starts.restore(index, template.start(index))
+                if owner != self._owner:
+                    raise Damaged("it is the start of another sweep")
+                for array, leaf in zip(sweep.starts, leaves, strict=True):
+                    array[index] = leaf
+        except Damaged as error:
+            log(f"warning: {place} is damaged and is not used: {error}")
+            return None
+        return sweep
+
     @cluster.on_first
     def clear(self) -> None:
         """Forgets the sweep, whose result is on disk."""
         self._files.clear()
+        self._starts.clear()
         self._last = time.monotonic()
+
+
+def _without_starts(sweep: Sweep) -> dict[str, Any]:
+    return {name: value for name, value in vars(sweep).items() if name != "starts"}
 
 
 def _numbers_a_step(sweep: Sweep) -> int:

@@ -40,6 +40,10 @@ class Sweep:
         """The AUC of the objective's curve: its mean over t = 1 .. T."""
         return np.float32(self.curves[OBJECTIVE][1:].mean(dtype=np.float64))
 
+    def start(self, index: int) -> list[np.ndarray]:
+        """The leaves of the state in which a segment starts."""
+        return [array[index] for array in self.starts]
+
     def put_start(self, index: int, state: Any) -> None:
         """Notes the state in which a segment starts."""
         for array, leaf in zip(self.starts, jax.tree.leaves(fetch(state)), strict=True):

@@ -21,6 +21,7 @@ from lljax.errors import UserError
 from lljax.safe_text import printable
 
 _SNAPSHOT = re.compile(r"(\d{6,})\.npz")
+STARTS = "_starts"  # behind the name of a meta-gradient's folder
 _DIGEST = "sha256"  # of the other arrays in a snapshot
 
 
@@ -39,6 +40,10 @@ class Workdir:
         self.checkpoints = root / "checkpoints"
         self.sweep = root / "sweep"
         self.look = root / "look"
+        # Of meta-gradients on their way, each beside the states in which its segments start.
+        self.sweeps = [
+            root / f"{name}{part}" for name in ("sweep", "look") for part in ("", STARTS)
+        ]
         self.snapshots = root / "snapshots"
         self.policy = root / schema.POLICY_FILE
         self.summary = root / schema.SUMMARY_FILE
