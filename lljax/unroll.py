@@ -25,6 +25,7 @@ def unroll(
     *,
     constants: Any = None,
     microbatch_size: int | None = None,
+    data_axis: str | None = None,
 ) -> tuple[Params, Any]:
     """Trains under a policy and records what an observer sees at every step.
 
@@ -40,6 +41,7 @@ def unroll(
         at t = 0 .. T; at t = T, where no step follows, it gets the row of step T-1.
       constants: the third argument of the loss, if it has one.
       microbatch_size: examples handled at once inside a step; all of them when None.
+      data_axis: the axis of the mesh whose devices share the examples, as in `build_loss_auc`.
 
     Returns:
       (theta_T, observations with a leading axis [T+1]). Cost: 3 forward passes over the training
@@ -51,7 +53,15 @@ def unroll(
     checks.check_callable(observe, "observe", "(params, policy row) -> arrays")
     reverse: PassName = "reverse_over_reverse"  # what JAX does, and no pass of ours is taken
     options = RunOptions(
-        loss_fn, optimizer, None, StoreStates(), microbatch_size, "compute", reverse, eval_every=1
+        loss_fn,
+        optimizer,
+        None,
+        StoreStates(),
+        microbatch_size,
+        "compute",
+        reverse,
+        eval_every=1,
+        data_axis=data_axis,
     )
     if isinstance(policy, StepInputs):
         policy = dataclasses.replace(policy, desired_index=None)

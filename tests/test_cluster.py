@@ -9,8 +9,16 @@ import pytest
 from command_line import SMALL, call, read_metrics, run_without_report
 
 from benchmarks.two_processes import LIMIT, Cluster, auc, disturb, finish, free_port
-from lljax.cluster.members import ADDRESS, COUNT, NUMBER, TIMEOUT, Member, call_all
-from lljax.errors import RunFailed
+from lljax.cluster.members import (
+    ADDRESS,
+    COUNT,
+    NUMBER,
+    TIMEOUT,
+    Member,
+    call_all,
+    find_member,
+)
+from lljax.errors import RunFailed, UserError
 
 WANTED = {ADDRESS: "127.0.0.1:{port}", COUNT: "2", NUMBER: "0"}
 
@@ -71,6 +79,41 @@ def test_what_is_no_run_is_done_by_the_first_process(tmp_path, environment):
     environment(**{NUMBER: "1"})
     result = call("report", tmp_path / "nothing")
     assert result == (0, "", "")
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4096",
+    "SLURM_STEP_NODELIST": "node[07-08]",
+    "SLURM_NTASKS": "16",
+    "SLURM_PROCID": "9",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_NODES": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (SLURM, Member("node07:61440", 16, 9, [1])),
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_NTASKS")}, None),  # without srun
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod for itself
+        ({}, None),
+    ],
+)
+def test_what_launchers_say(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert find_member() == expected
+
+
+def test_an_indexed_job_needs_a_package_or_the_variables(monkeypatch, environment):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    with pytest.raises(UserError, match="pip install kubernetes"):
+        find_member()
+    port = environment()
+    assert find_member() == Member(f"127.0.0.1:{port}", 2, 0)
 
 
 def gather(*members):

@@ -1,5 +1,7 @@
 """One meta-gradient over 1, 2, 4 and 8 devices: the same numbers, and what it costs to agree."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,6 +214,28 @@ def test_work_is_divided():
         program = compiled(problem, loss_fn, number, microbatch_size=8)
         part = count_work(program).multiplications
         assert part == pytest.approx(whole / number, rel=0.05)
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 8])
+def test_a_run_and_contributions_over_devices(microbatch_size):
+    """What the Learning Law is measured with, and no example leaves its device."""
+    loss_fn, problem = logistic()
+
+    def measure(policy, params, train, desired, axis=None):
+        options = {"microbatch_size": microbatch_size, "data_axis": axis}
+
+        def observe(params, _):
+            return lljax.contributions(loss_fn, params, train, desired, **options)
+
+        return lljax.unroll(loss_fn, SGD, policy, params, train, observe, **options)
+
+    expected = jax.jit(measure)(*problem)
+    mesh = make_mesh(4)
+    with jax.set_mesh(mesh):
+        program = jax.jit(functools.partial(measure, axis=AXIS)).lower(*place(problem, mesh))
+        compiled = program.compile()
+        assert_same(compiled(*place(problem, mesh)), expected)
+    assert set(count_work(compiled).calls) == {"all-reduce"}
 
 
 def test_a_policy_and_its_gradient_stay_split():
