@@ -124,7 +124,8 @@ def graded(work: Path, seeds: list[int], stories: str, frequent: bool = False) -
         quality = curation_data.qualities(workdir)
         documents = lljax.load_run(workdir).data
         table = transfer(workdir, RUNS)
-        hard = curation_data.threshold_ratio(workdir, quality, RUNS)
+        hard, hard_auc = curation_data.threshold(workdir, quality, RUNS)
+        auc = {arm: of["auc"] for arm, of in transferred(workdir)["arms"].items()}
         rows.append(
             {
                 "rank_correlation": float(
@@ -136,6 +137,10 @@ def graded(work: Path, seeds: list[int], stories: str, frequent: bool = False) -
                 "match": table["match"],
                 "hard_threshold": hard,
                 "of_hard_threshold": table["curated"] / hard,
+                # A ratio of steps is one of a few numbers; the AUC counts the whole curve.
+                "auc_gain": auc["uniform"] - auc["curated"],
+                "auc_gain_of_match": auc["uniform"] - auc["match"],
+                "auc_gain_of_hard_threshold": auc["uniform"] - hard_auc,
             }
         )
     return columns(rows)
@@ -163,6 +168,7 @@ def scorer(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
                 "ratio": gains["scorer"],
                 "static": gains["static"],
                 "of_static_gain": gains["share"],
+                "of_static_auc_gain": gains["share_of_auc"],
             }
         )
     return columns(rows)
@@ -230,8 +236,13 @@ def million(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
 def transfer(workdir: Path, seeds: int, *flags: Any) -> dict[str, float]:
     """The acceleration of each arm's mean curve; 0 where it is never reached."""
     command("transfer", workdir, "--seeds", seeds, *flags)
-    found = json.loads((workdir / "transfer.json").read_text(encoding="utf-8"))
+    found = transferred(workdir)
     return {arm: of["acceleration_ratio"] or 0.0 for arm, of in found["arms"].items()}
+
+
+def transferred(workdir: Path) -> dict[str, Any]:
+    """What the last `lljax transfer` has left."""
+    return json.loads((workdir / "transfer.json").read_text(encoding="utf-8"))
 
 
 def columns(rows: list[dict[str, float]]) -> dict[str, Any]:

@@ -141,18 +141,19 @@ def qualities(workdir: Path) -> np.ndarray:
 
 def oracle_ratio(workdir: Path, domain: str, seeds: int) -> float:
     """The acceleration of all of a domain's documents and no others."""
-    (ratio,) = ratios_of(workdir, [groups_of_examples(workdir) == domain], seeds)
+    ((ratio, _),) = measured(workdir, [groups_of_examples(workdir) == domain], seeds)
     return ratio
 
 
-def threshold_ratio(workdir: Path, quality: np.ndarray, seeds: int) -> float:
-    """The best acceleration of a cut that knows the quality."""
-    return max(ratios_of(workdir, [quality >= cut for cut in (0.25, 0.5, 0.75)], seeds))
+def threshold(workdir: Path, quality: np.ndarray, seeds: int) -> tuple[float, float]:
+    """(the best acceleration, the lowest AUC) of cuts that know the quality."""
+    found = measured(workdir, [quality >= cut for cut in (0.25, 0.5, 0.75)], seeds)
+    return max(ratio for ratio, _ in found), min(auc for _, auc in found)
 
 
-def ratios_of(workdir: Path, weights: list[np.ndarray], seeds: int) -> list[float]:
-    """The accelerations of the mean curves of fresh runs of the workdir's own model under other
-    weights; 0 where the conventional loss is never reached."""
+def measured(workdir: Path, weights: list[np.ndarray], seeds: int) -> list[tuple[float, float]]:
+    """Of the mean curves of fresh runs of the workdir's own model under other weights: the
+    acceleration, 0 where the conventional loss is never reached, and the AUC."""
     from lljax.curation import transfer
     from lljax.curation.drawn import RunSource
     from lljax.curation.evaluation import Evaluation
@@ -165,23 +166,29 @@ def ratios_of(workdir: Path, weights: list[np.ndarray], seeds: int) -> list[floa
 
     def curve(weights: np.ndarray) -> jnp.ndarray:
         shares = (weights / weights.sum(dtype=np.float64))[None].astype(np.float32)
-        measured = transfer.train(evaluation, [shares] * seeds, keys, "known weights")
-        return jnp.asarray(measured.mean()["test"])
+        runs = transfer.train(evaluation, [shares] * seeds, keys, "known weights")
+        return jnp.asarray(runs.mean()["test"])
 
     uniform = curve(np.ones(problem.num_train))
-    ratios = [float(lljax.acceleration_ratio(uniform, curve(of))) for of in weights]
-    return [ratio if np.isfinite(ratio) else 0.0 for ratio in ratios]
+    found = []
+    for of in weights:
+        losses = curve(of)
+        ratio = float(lljax.acceleration_ratio(uniform, losses))
+        found.append((ratio if np.isfinite(ratio) else 0.0, float(losses[1:].mean())))
+    return found
 
 
 def scores_there(workdir: Path, other: Path) -> np.ndarray:
-    """A run's scorer on the training examples of another one."""
+    """A run's scorer on the training examples of another one: of each the score of its document."""
     from lljax.curation.scoring import score_documents
     from lljax.data.tokenizer import Tokenizer
 
     run, there = lljax.load_run(workdir), lljax.load_run(other)
     texts = [text or "" for text in there.data.example_texts]
     context = run.config["data"]["context"]
-    return score_documents(run.scorer(), Tokenizer.load(workdir), context, texts)
+    scores = score_documents(run.scorer(), Tokenizer.load(workdir), context, texts)
+    data = dataclasses.replace(there.data, example_scores=scores)
+    return data.document_scores[data.example_document]
 
 
 def of_documents(workdir: Path, scores: np.ndarray) -> float:
@@ -195,6 +202,10 @@ def of_documents(workdir: Path, scores: np.ndarray) -> float:
 def gains(workdir: Path, other: Path, scores: np.ndarray, seeds: int) -> dict[str, float]:
     """Of the scorer's and of the static weights, on the other run's examples: AR, share of gain."""
     weights = [np.exp(scores.astype(np.float64)), example_weights(other)]
-    by_scorer, by_static = ratios_of(other, weights, seeds)
+    uniform = np.ones(len(weights[0]))
+    (_, conventional), (by_scorer, auc), (by_static, static_auc) = measured(
+        other, [uniform, *weights], seeds
+    )
     share = (by_scorer - 1) / max(by_static - 1, 1e-9)
-    return {"scorer": by_scorer, "static": by_static, "share": share}
+    of_auc = (conventional - auc) / max(conventional - static_auc, 1e-9)
+    return {"scorer": by_scorer, "static": by_static, "share": share, "share_of_auc": of_auc}
