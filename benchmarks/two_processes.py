@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,10 +31,18 @@ LIMIT = 60.0  # seconds in which a cluster that has lost a process ends
 class Cluster:
     """The processes of one run."""
 
-    def __init__(self, workdir: Path, num_processes: int, num_devices: int, *flags: str):
+    def __init__(
+        self,
+        workdir: Path,
+        num_processes: int,
+        num_devices: int,
+        *flags: str,
+        config: str = "perceptron",
+        settings: Sequence[str] = RUN,
+    ):
         """Starts them; each has `num_devices` host devices."""
         address = f"127.0.0.1:{free_port()}"
-        command = [sys.executable, "-m", "lljax", "run", "perceptron", *RUN, *flags]
+        command = [sys.executable, "-m", "lljax", "run", config, *settings, *flags]
         self.processes, self._logs = [], []
         for number in range(num_processes):
             environment = os.environ | {
@@ -95,9 +104,11 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def finish(workdir: Path, num_processes: int, num_devices: int, *flags: str) -> np.ndarray:
-    """Runs or continues to the end; the policy."""
-    cluster = Cluster(workdir, num_processes, num_devices, *flags)
+def finish(
+    workdir: Path, num_processes: int, num_devices: int, *flags: str, **options: Any
+) -> np.ndarray:
+    """Runs or continues to the end; the policy. `options` of `Cluster`."""
+    cluster = Cluster(workdir, num_processes, num_devices, *flags, **options)
     statuses = cluster.wait()
     if any(statuses):
         raise RuntimeError(f"{statuses}:\n" + "\n".join(cluster.last_lines()))

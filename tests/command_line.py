@@ -34,6 +34,14 @@ RUN = ("run", "perceptron", *SMALL, "--workdir")
 ACTIVE = ("--inner.microbatch-size", "8", "--outer.cutoff", "0.3", "--outer.train-share", "0")
 """With these and --outer.check-every it has an active set."""
 
+NOISY = (
+    *("--inner.num-steps", "8", "--inner.desired-batch-size", "8", "--outer.num-steps", "2"),
+    *("--outer.runs", "2", "--outer.validation-runs", "2", "--outer.validate-every", "1"),
+    *("--data.num-train", "64", "--data.num-desired", "32"),
+    *("--data.num-validation", "32", "--data.num-test", "32"),
+)
+"""Of a run of noisy_labels in seconds."""
+
 
 class Result(NamedTuple):
     returncode: int

@@ -2,11 +2,13 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
-from command_line import SMALL, call, read_metrics, run_without_report
+from command_line import NOISY, SMALL, call, read_metrics, run_without_report
 
 from benchmarks.two_processes import LIMIT, Cluster, auc, disturb, finish, free_port
 from lljax.cluster.members import (
@@ -158,6 +160,34 @@ def test_processes_that_do_not_belong_together(others, words):
     assert told == [f"the processes do not belong together: {words}."] * len(told)
 
 
+STUCK = """
+import threading, time
+from lljax.cluster.channel import Channel
+from lljax.cluster.members import Member, call_all
+members = [Member("127.0.0.1:{port}", 2, number) for number in (0, 1)]
+channels = {{}}
+def join(member):
+    channels[member.number] = Channel(member, call_all(member, print))
+threads = [threading.Thread(target=join, args=(member,)) for member in members]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+channels[0].end_if_stuck({seconds})
+for _ in range(8):  # as long as the run goes on, nothing happens
+    time.sleep(0.5)
+    channels[0].note_progress()
+print("goes on", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_that_makes_no_progress_is_ended():
+    """A collective that never ends keeps every process alive."""
+    code = STUCK.format(port=free_port(), seconds=1.5)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stdout == "goes on\n"
+    assert "the run has made no progress for 0.025 minutes" in result.stderr
+
+
 def test_two_processes_make_the_run_of_one(tmp_path):
     """Four devices in two processes; only the first one writes and speaks."""
     flags = ("--inner.num-steps", "10", "--outer.num-steps", "2")
@@ -217,6 +247,18 @@ def test_continued_by_more_and_by_fewer_processes(tmp_path, undisturbed, process
     disturb(tmp_path / "run", 1, signal.SIGKILL)
     finish(tmp_path / "run", processes, devices)
     assert auc(tmp_path / "run") == pytest.approx(auc(undisturbed), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_weights_over_drawn_runs(tmp_path):
+    """A family that is moved by the first process, on runs that all compute."""
+    flags = ("--inner.batch-size", "16", *NOISY)
+    names = {"two": (2, 2), "one": (1, 4)}
+    for name, layout in names.items():
+        finish(tmp_path / name, *layout, *flags, config="noisy_labels", settings=())
+    two, one = (np.load(tmp_path / name / "policy.npy") for name in names)
+    assert one.std() > 0
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ OTHERS = [
     lljax.RecomputeStates(depth=2),
     lljax.KeepGradients(),
 ]
+SPREAD = [lljax.SpreadStates(AXIS), lljax.SpreadStates(AXIS, on_host=True)]
 STRATEGIES = FAST + [pytest.param(memory, marks=SLOW) for memory in OTHERS]
 
 
@@ -56,7 +57,7 @@ def test_any_number_of_devices_gives_the_same(number, microbatch_size, batches, 
     assert_same(over_devices(loss_fn, optimizer, problem, number, **options), expected)
 
 
-@pytest.mark.parametrize("memory", [*STRATEGIES, lljax.SpreadStates(AXIS)])
+@pytest.mark.parametrize("memory", [*STRATEGIES, *SPREAD])
 @pytest.mark.parametrize("split", [False, pytest.param(True, marks=SLOW)])
 def test_every_memory_strategy_over_devices(memory, split):
     loss_fn, problem = transformer()
@@ -106,7 +107,7 @@ def test_examples_without_weight_over_devices(second_order):
     assert_same((omitting.desired_losses, *grads), (info.desired_losses, slopes * known, of_params))
 
 
-@pytest.mark.parametrize("memory", STRATEGIES)
+@pytest.mark.parametrize("memory", [*STRATEGIES, *SPREAD])
 @pytest.mark.parametrize("options", [{}, {"microbatch_size": 8}])
 def test_explicit_meshes(memory, options):
     """The types of the arrays say how they are split: no `data_axis` is needed."""

@@ -4,14 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from command_line import ACTIVE, call, read_metrics, run_without_report
+from command_line import ACTIVE, NOISY, call, read_metrics, run_without_report
 
-NOISY = (
-    *("--inner.num-steps", "8", "--inner.desired-batch-size", "8", "--outer.num-steps", "2"),
-    *("--outer.runs", "2", "--outer.validation-runs", "2", "--outer.validate-every", "1"),
-    *("--data.num-train", "64", "--data.num-desired", "32"),
-    *("--data.num-validation", "32", "--data.num-test", "32"),
-)
 LAYOUTS = {
     "eight": ("--mesh.devices", "8", "--inner.microbatch-size", "16"),
     "uneven": ("--mesh.devices", "3"),
