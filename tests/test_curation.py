@@ -167,6 +167,8 @@ def test_score_weighs_what_the_run_has_not_seen(finished, tmp_path):
     assert [row["text"] for row in rows] == [text.strip() for text in [*unseen, *noise]]
     assert [row["offset"] for row in rows] == [*range(60)]
     assert sorted(row["rank"] for row in rows) == [*range(1, 61)]
+    good, bad = (np.mean([r["score"] for r in rows if r["group"] == of]) for of in ("good", "bad"))
+    assert good > bad
     by_rank = [row["score"] for row in sorted(rows, key=lambda row: row["rank"])]
     assert by_rank == sorted(by_rank, reverse=True)
     call("score", workdir, "--data.path", path, "--out", out, "--keep", "0.1")
