@@ -85,7 +85,8 @@ def _draw(root: Path, pdf: bool = False) -> Path:
 def sweep(experiments: Mapping[str, Experiment], root: Path) -> None:
     """`lljax sweep`: every experiment in a folder of its name below `root`, then the table.
 
-    A row that fails is shown as unfinished, and does not keep the others from running.
+    A row that fails is shown as unfinished, and does not keep the others from running; of several
+    processes it ends all.
 
     Raises:
       UserError: the first row's input is wrong.
@@ -105,6 +106,8 @@ def sweep(experiments: Mapping[str, Experiment], root: Path) -> None:
         except (RunFailed, UserError) as error:
             if isinstance(error, UserError) and name == next(iter(experiments)):
                 raise  # most likely wrong for all of them
+            if cluster.has_peers():
+                raise  # it may be one process's alone, and they have to go on together
             failures[name] = error
             words = printable(without_secrets(f"{name} failed: {error}"))
             print(words, file=sys.stderr, flush=True)

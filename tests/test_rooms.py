@@ -19,9 +19,9 @@ CORE_PACKAGES = {"jax", "numpy", "optax", "chex"}
 ROOMS = {
     "artifacts": set(),
     "cluster": set(),
-    "data": set(),
+    "data": {"cluster"},
     "models": {"data"},
-    "tasks": {"data", "models"},
+    "tasks": {"cluster", "data", "models"},
     "engine": {"artifacts", "cluster", "tasks"},
     "curation": {"artifacts", "cluster", "data", "models", "tasks", "engine"},
     "report": {"artifacts"},

@@ -10,12 +10,13 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 
 from lljax.cluster.channel import Channel
 from lljax.cluster.members import Member, call_all, find_member, timeout
+from lljax.errors import is_out_of_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,6 +163,6 @@ def leave() -> None:
 
 def explain(error: BaseException) -> None:
     """Where an error may come of another process's death: ends this one with a word about that."""
-    lost: Any = (jax.errors.JaxRuntimeError,)
-    if _Here.channel is not None and isinstance(error, lost):
+    is_lost = isinstance(error, jax.errors.JaxRuntimeError) and not is_out_of_memory(error)
+    if _Here.channel is not None and is_lost:
         _Here.channel.wait_for_news()

@@ -141,9 +141,16 @@ class Channel:
         os._exit(status)
 
     def _tell(self, status: int, message: str) -> None:
-        # From the first process all others hear of it.
+        """Tells the peers, and through the first process all, without waiting for any of them.
+
+        One that hangs takes nothing, and another thread may still be telling it something.
+        """
+        value = f"{status} {message}".encode()
         for peer in self._peers:
-            self._send(peer, _END, f"{status} {message}".encode())
+            if self._locks[peer.number].acquire(timeout=1):
+                with contextlib.suppress(OSError):
+                    frame = _HEAD.pack(_END, len(value)) + value
+                    peer.socket.send(frame, socket.MSG_DONTWAIT)
 
     def _send(self, peer: Peer, kind: bytes, value: bytes) -> None:
         # One that is gone is noticed by its listener.

@@ -46,7 +46,6 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     config = experiment.config
     makers = find_trackers(config.trackers)
     placement = find_placement(config.mesh)
-    cluster.end_if_stuck(config.mesh.stuck_minutes)
     problem = build_problem(experiment)
     claim.compare_data(fingerprint(problem), problem.provenance)
     family = build_family(config, problem)
@@ -98,6 +97,7 @@ def _optimize(
         f"examples, {config.outer.num_steps} outer steps on {device_name(placement)}; "
         f"files in {workdir.root}"
     )
+    cluster.end_if_stuck(config.mesh.stuck_minutes)
     state = curation.optimize(start)
     workdir.check_present()
     started = time.monotonic()

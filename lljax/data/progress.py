@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lljax import cluster
+
 QUIET_SECONDS = 10.0  # between lines where there is no terminal for a bar
 _PAUSE_SECONDS = 1.0  # between phases that are one wait, at most
 DELAY_SECONDS = 3.0  # before a bar appears: small texts need none
@@ -18,10 +20,11 @@ _silent_since = _ended = -math.inf
 
 
 def log(message: str) -> None:
-    """A line for people, that does not tear a progress bar."""
+    """A line for people, that does not tear a progress bar; of several processes by the first."""
     global _silent_since
-    tqdm.write(message, file=sys.stderr)
-    sys.stderr.flush()
+    if cluster.is_first():
+        tqdm.write(message, file=sys.stderr)
+        sys.stderr.flush()
     _silent_since = time.monotonic()
 
 
@@ -49,7 +52,7 @@ class Progress:
             unit_scale=True,
             delay=DELAY_SECONDS,
             leave=False,
-            disable=None,
+            disable=None if cluster.is_first() else True,
         )
         return self
 

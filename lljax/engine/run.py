@@ -79,7 +79,6 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     config = experiment.config
     makers = find_trackers(config.trackers)
     placement = find_placement(config.mesh)
-    cluster.end_if_stuck(config.mesh.stuck_minutes)
     problem = build_problem(experiment)
     require_memory_for_policies(config.inner.num_steps, problem.num_train)
     claim.compare_data(fingerprint(problem), problem.provenance)
@@ -101,6 +100,7 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
             f"examples, {config.outer.num_steps} outer steps on {device_name(placement)}; files "
             f"in {workdir.root}"
         )
+        cluster.end_if_stuck(config.mesh.stuck_minutes)
         optimization.optimize(start)
         workdir.check_present()
         started, best = time.monotonic(), optimization.best_policy()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lljax import checks
+from lljax import checks, cluster
 from lljax.checks import num_examples
 from lljax.errors import RunFailed, UserError, is_out_of_memory
 from lljax.loss_check import evaluate_losses
@@ -292,7 +292,7 @@ def _evaluate_losses(problem: Problem, task_name: str, config: ExperimentConfig)
         )
     except ValueError as error:
         raise UserError(f"the task {task_name} does not fit together: {error}") from error
-    if found:
+    if found and cluster.is_first():
         print(f"warning: {found[0]}", file=sys.stderr, flush=True)
 
 
