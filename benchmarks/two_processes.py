@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ class Cluster:
         *flags: str,
         config: str = "perceptron",
         settings: Sequence[str] = RUN,
+        own: Mapping[int, Sequence[str]] = {},
     ):
-        """Starts them; each has `num_devices` host devices."""
+        """Starts them; each has `num_devices` host devices, and those in `own` further flags."""
         address = f"127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "lljax", "run", config, *settings, *flags]
         self.processes, self._logs = [], []
@@ -59,7 +60,7 @@ class Cluster:
             log = workdir.with_name(f"{workdir.name}.{number}.log")
             self._logs.append(log)
             with log.open("wb") as file:
-                line = [*command, "--workdir", str(workdir)]
+                line = [*command, "--workdir", str(workdir), *own.get(number, ())]
                 self.processes.append(
                     subprocess.Popen(line, stdout=file, stderr=file, env=environment)
                 )

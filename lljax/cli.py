@@ -61,11 +61,12 @@ def main() -> None:
             status = call(sys.argv[1:])
         except SystemExit as end:  # tyro's, after help or a wrong flag
             status = end.code if isinstance(end.code, int) else 0
+        status = output.end(status)
         if status == 0:
             cluster.leave()
         else:
-            cluster.fail(status, "its command line cannot be read")
-    _leave(output.end(status))
+            cluster.fail(status, "its command line cannot be read, or its output be written")
+    _leave(status)
 
 
 def _leave(status: int) -> NoReturn:
@@ -111,7 +112,7 @@ def call(arguments: Sequence[str]) -> int:
             raise UserError(f"there is no command `{command}`: use {', '.join(commands)}.{guess}")
         with in_words(command):
             # Under a launcher of several processes, what is no run is done by one.
-            if command in interrupt.CONTINUED or not cluster.is_follower():
+            if command in interrupt.CONTINUED or not cluster.leaves_to_first(command):
                 commands[command](rest)
     except (UserError, RunFailed) as error:
         failures.show_traceback_if_wanted()

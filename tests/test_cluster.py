@@ -80,7 +80,8 @@ def test_one_process_is_no_cluster(tmp_path, environment):
 def test_what_is_no_run_is_done_by_the_first_process(tmp_path, environment):
     environment(**{NUMBER: "1"})
     result = call("report", tmp_path / "nothing")
-    assert result == (0, "", "")
+    words = "this is process 1 of 2: `lljax report` is done by process 0 alone\n"
+    assert result == (0, "", words)
 
 
 SLURM = {
@@ -160,32 +161,53 @@ def test_processes_that_do_not_belong_together(others, words):
     assert told == [f"the processes do not belong together: {words}."] * len(told)
 
 
-STUCK = """
-import threading, time
-from lljax.cluster.channel import Channel
+PEERS = """
+import sys, threading, time
+from lljax.cluster import channel
 from lljax.cluster.members import Member, call_all
+channel.BEAT_SECONDS = 0.2
 members = [Member("127.0.0.1:{port}", 2, number) for number in (0, 1)]
-channels = {{}}
+peers = {{}}
 def join(member):
-    channels[member.number] = Channel(member, call_all(member, print))
+    peers[member.number] = call_all(member, print)
 threads = [threading.Thread(target=join, args=(member,)) for member in members]
 [thread.start() for thread in threads], [thread.join() for thread in threads]
-channels[0].end_if_stuck({seconds})
-for _ in range(8):  # as long as the run goes on, nothing happens
-    time.sleep(0.5)
-    channels[0].note_progress()
-print("goes on", flush=True)
+first = channel.Channel(members[0], peers[0])
+{then}
 time.sleep(60)
 """
+NO_PROGRESS = """
+other = channel.Channel(members[1], peers[1])
+first.end_if_stuck(1.5)
+for _ in range(8):  # as long as the run goes on, nothing happens
+    time.sleep(0.5)
+    first.note_progress()
+print("goes on", flush=True)
+"""
+NEVER_READS = "first.send([bytes(1 << 28)])"
+HALF_A_MESSAGE = "peers[1][0].socket.send(channel._HEAD.pack(b'v', 100) + bytes(50))"
 
 
-def test_a_run_that_makes_no_progress_is_ended():
-    """A collective that never ends keeps every process alive."""
-    code = STUCK.format(port=free_port(), seconds=1.5)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stdout == "goes on\n"
-    assert "the run has made no progress for 0.025 minutes" in result.stderr
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        (NO_PROGRESS, "the run has made no progress for 0.025 minutes"),
+        ("", "gives no sign of life for 2 s"),
+        (NEVER_READS, "gives no sign of life for 2 s"),
+        (HALF_A_MESSAGE, "gives no sign of life for 2 s"),
+        ("peers[1][0].socket.close()", "has died"),
+    ],
+)
+def test_whatever_happens_a_process_ends(then, words):
+    """With status 1 and one line, also where a collective or a message never ends."""
+    code = PEERS.format(port=free_port(), then=then)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ("goes on\n" if then == NO_PROGRESS else "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("lljax: the run failed: ")
+    assert words in line
 
 
 def test_two_processes_make_the_run_of_one(tmp_path):
@@ -247,6 +269,23 @@ def test_continued_by_more_and_by_fewer_processes(tmp_path, undisturbed, process
     disturb(tmp_path / "run", 1, signal.SIGKILL)
     finish(tmp_path / "run", processes, devices)
     assert auc(tmp_path / "run") == pytest.approx(auc(undisturbed), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_a_process_at_once(tmp_path):
+    """JAX has a use of its own for it; SLURM and Kubernetes end tasks so."""
+    cluster = Cluster(tmp_path / "run", 2, 2, "--outer.num-steps", "60")
+    cluster.wait_for("outer 0/60")
+    cluster.signal(1, signal.SIGTERM)
+    assert cluster.wait(seconds=30) == [1, -signal.SIGTERM]
+    assert cluster.last_lines()[1] == "lljax: terminated; the same command continues the run"
+
+
+@pytest.mark.slow
+def test_processes_of_other_settings_are_no_cluster(tmp_path):
+    cluster = Cluster(tmp_path / "run", 2, 2, own={1: ("--seed", "1")})
+    assert cluster.wait() == [1, 1]
+    assert "not started for the same run: seed is 0 there and 1 here" in cluster.last_lines()[1]
 
 
 @pytest.mark.slow

@@ -2,9 +2,13 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 from command_line import ACTIVE, NOISY, call, read_metrics, run_without_report
+
+from lljax.engine.placement import find_placement
+from lljax.tasks.config import MeshConfig
 
 LAYOUTS = {
     "eight": ("--mesh.devices", "8", "--inner.microbatch-size", "16"),
@@ -72,6 +76,11 @@ def test_more_devices_than_there_are(tmp_path):
     assert result.returncode == 2
     assert "mesh.devices must be at most 8" in result.stderr
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_default_device_may_be_a_platform():
+    with jax.default_device("cpu"):
+        assert find_placement(MeshConfig()).num_devices == 1
 
 
 def test_continued_on_fewer_devices(tmp_path, one_device):

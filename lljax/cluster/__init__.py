@@ -10,13 +10,13 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
 from lljax.cluster.channel import Channel
 from lljax.cluster.members import Member, call_all, find_member, timeout
-from lljax.errors import is_out_of_memory
+from lljax.errors import UserError, is_out_of_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,10 +42,17 @@ def has_peers() -> bool:
     return _Here.channel is not None
 
 
-def is_follower() -> bool:
-    """Whether a launcher has started this process as another than the first one."""
-    member = find_member()
-    return member is not None and member.number > 0
+def leaves_to_first(command: str) -> bool:
+    """Whether a launcher has started others for a command that one process does; says so."""
+    try:
+        member = find_member()
+    except UserError:
+        return False
+    if member is None or member.number == 0:
+        return False
+    who = f"this is process {member.number} of {member.count}"
+    print(f"{who}: `lljax {command}` is done by process 0 alone", file=sys.stderr, flush=True)
+    return True
 
 
 def join(config: str | None) -> None:
@@ -63,6 +70,7 @@ def join(config: str | None) -> None:
     peers = call_all(member, lambda line: print(line, file=sys.stderr, flush=True))
     _Here.member, _Here.channel = member, Channel(member, peers)
     _delay_abort()
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself
     jax.distributed.initialize(
         member.address,
         member.count,
@@ -89,17 +97,35 @@ def from_first(make: Callable[[], T]) -> T:
     """What the first process makes, in all of them; it alone calls `make`.
 
     `make` is given arrays of the host's memory: others it would compute with all processes.
-    What it raises ends the first process, and so the others. Cost: the value is sent to each.
+    What it raises is raised in all. Cost: the value is sent to each.
     """
     channel = _Here.channel
     if channel is None or _Here.depth:
         return make()
-    if not is_first():
+    if is_first():
+        value: Any
+        value, parts = _alone(lambda: _packed(make))
+        channel.send([len(parts).to_bytes(8, "big"), value, *parts])
+    else:
         # From this run's own first process, over a connection that it made: no stranger's bytes.
-        return pickle.loads(channel.receive())
-    value = _alone(lambda: pickle.dumps(make()))
-    channel.send(value)
-    return pickle.loads(value)  # as the others have it
+        count = int.from_bytes(channel.receive(), "big")
+        value, parts = channel.receive(), [channel.receive() for _ in range(count)]
+    made, error = pickle.loads(value, buffers=parts)
+    if error is not None:
+        raise error
+    return made
+
+
+def _packed(make: Callable[[], Any]) -> tuple[bytes, list[Any]]:
+    """What a function returns or raises, with the contents of arrays apart, which may be large."""
+    parts: list[Any] = []
+    made, error = None, None
+    try:
+        made = make()
+    except Exception as caught:
+        error = caught
+    value = pickle.dumps((made, error), protocol=5, buffer_callback=parts.append)
+    return value, [part.raw() for part in parts]
 
 
 def _alone(make: Callable[[], T]) -> T:
@@ -138,7 +164,10 @@ def read_on_first(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def end_if_stuck(minutes: float) -> None:
-    """From here on a run of several processes ends when it makes no progress for so long."""
+    """From here on a run of several processes ends when it makes no progress for so long.
+
+    Infinity: it never does.
+    """
     if _Here.channel is not None:
         _Here.channel.end_if_stuck(60 * minutes)
 

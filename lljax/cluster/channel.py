@@ -5,6 +5,7 @@ the first one every few seconds that it lives, and is told so by it; when one is
 """
 
 import contextlib
+import math
 import os
 import queue
 import select
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lljax.cluster.members import Member, Peer
 
@@ -22,6 +23,7 @@ BEAT_SECONDS = 3.0
 SILENT_BEATS = 10  # without a sign of life: 30 s
 _ALIVE, _VALUE, _END, _LEFT = b".", b"v", b"e", b"l"
 _HEAD = struct.Struct("!cQ")
+_CHUNK = 1 << 24  # bytes at once
 
 
 class Channel:
@@ -30,34 +32,35 @@ class Channel:
     def __init__(self, member: Member, peers: Sequence[Peer]):
         self._member, self._peers = member, peers
         self._locks = {peer.number: threading.Lock() for peer in peers}
-        self._values: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._values: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         self._left = {peer.number: threading.Event() for peer in peers}
         self._ending = threading.Lock()
-        self._progress = time.monotonic()
-        self._patience = float("inf")
+        # Beats are counted, not seconds: whoever stops the whole cluster may go on with it.
+        self._idle, self._patience = 0, math.inf  # beats
         for peer in peers:
             peer.socket.settimeout(None)
             peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def send(self, value: bytes) -> None:
-        """The first process tells all others."""
+    def send(self, values: Sequence[Any]) -> None:
+        """The first process tells all others: values that have bytes."""
         for peer in self._peers:
-            self._send(peer, _VALUE, value)
+            for value in values:
+                self._send(peer, _VALUE, value)
 
-    def receive(self) -> bytes:
-        """What the first process tells; waits for it."""
+    def receive(self) -> bytearray:
+        """The next value that the first process tells; waits for it."""
         return self._values.get()
 
     def note_progress(self) -> None:
         """The run goes on."""
-        self._progress = time.monotonic()
+        self._idle = 0
 
     def end_if_stuck(self, seconds: float) -> None:
         """From here on the run ends when `note_progress` is not called for so long."""
         self.note_progress()
-        self._patience = seconds
+        self._patience = seconds / BEAT_SECONDS
 
     def fail(self, status: int, message: str) -> None:
         """Tells the others that this process ends, and why."""
@@ -67,7 +70,7 @@ class Channel:
 
     def leave(self) -> None:
         """Ends in order: the first process when all others have, these when it lets them go."""
-        self._patience = float("inf")
+        self._patience = math.inf
         if self._member.number != 0:
             self._send(self._peers[0], _LEFT, b"")
         for peer in self._peers:
@@ -86,35 +89,32 @@ class Channel:
         while True:
             time.sleep(BEAT_SECONDS)
             for peer in self._peers:
-                if self._locks[peer.number].acquire(blocking=False):  # else it is told something
-                    self._locks[peer.number].release()
-                    self._send(peer, _ALIVE, b"")
-            if time.monotonic() - self._progress > self._patience:
-                minutes = self._patience / 60
+                lock = self._locks[peer.number]
+                if lock.acquire(blocking=False):  # else it is told something, and that is a sign
+                    with contextlib.suppress(OSError):
+                        peer.socket.send(_HEAD.pack(_ALIVE, 0), socket.MSG_DONTWAIT)
+                    lock.release()
+            self._idle += 1
+            if self._idle > self._patience:
+                minutes = self._patience * BEAT_SECONDS / 60
                 self._end(1, f"the run has made no progress for {minutes:.3g} minutes")
 
     def _listen(self, peer: Peer) -> None:
-        name = f"{self._name(peer.number)}, on {peer.host},"
-        silent = 0
-        while True:
-            # Beats are counted, not seconds: whoever stops the whole cluster may go on with it.
-            ready, _, _ = select.select([peer.socket], [], [], BEAT_SECONDS)
-            silent = 0 if ready else silent + 1
-            if silent >= SILENT_BEATS:
-                seconds = BEAT_SECONDS * SILENT_BEATS
-                self._end(1, f"{name} gives no sign of life for {seconds:.0f} s")
-            if ready and not self._read(peer):
-                if self._left[peer.number].is_set():
-                    return
-                self._end(1, f"{name} has died")
+        while self._read(peer):
+            pass
+        if not self._left[peer.number].is_set():
+            self._end(1, f"{self._of(peer)} has died")
+
+    def _of(self, peer: Peer) -> str:
+        return f"{self._name(peer.number)}, on {peer.host},"
 
     def _read(self, peer: Peer) -> bool:
         """Whether there was a message."""
-        head = _read_bytes(peer.socket, _HEAD.size)
+        head = self._read_bytes(peer, _HEAD.size)
         if head is None:
             return False
         kind, length = _HEAD.unpack(head)
-        value = _read_bytes(peer.socket, length)
+        value = self._read_bytes(peer, length)
         if value is None:
             return False
         if kind == _VALUE:
@@ -125,6 +125,28 @@ class Channel:
             status, _, message = value.decode(errors="replace").partition(" ")
             self._end(int(status), message)
         return True
+
+    def _read_bytes(self, peer: Peer, length: int) -> bytearray | None:
+        """So many; None where the connection ends before. Ends all where nothing comes."""
+        value = bytearray(length)
+        rest, silent = memoryview(value), 0
+        while rest:
+            ready, _, _ = select.select([peer.socket], [], [], BEAT_SECONDS)
+            if not ready:
+                silent += 1
+                if silent >= SILENT_BEATS:
+                    seconds = BEAT_SECONDS * SILENT_BEATS
+                    self._end(1, f"{self._of(peer)} gives no sign of life for {seconds:.0f} s")
+                continue
+            silent = 0
+            try:
+                count = peer.socket.recv_into(rest, min(len(rest), _CHUNK))
+            except OSError:
+                return None
+            if not count:
+                return None
+            rest = rest[count:]
+        return value
 
     def _end(self, status: int, message: str) -> NoReturn:
         """Ends this process, and all others; the one line that is written says why."""
@@ -152,22 +174,10 @@ class Channel:
                     frame = _HEAD.pack(_END, len(value)) + value
                     peer.socket.send(frame, socket.MSG_DONTWAIT)
 
-    def _send(self, peer: Peer, kind: bytes, value: bytes) -> None:
+    def _send(self, peer: Peer, kind: bytes, value: Any) -> None:
         # One that is gone is noticed by its listener.
         with self._locks[peer.number], contextlib.suppress(OSError):
-            peer.socket.sendall(_HEAD.pack(kind, len(value)) + value)
-
-
-def _read_bytes(connection: socket.socket, length: int) -> bytes | None:
-    """So many; None where the connection ends before."""
-    parts, missing = [], length
-    while missing:
-        try:
-            part = connection.recv(min(missing, 1 << 20))
-        except OSError:
-            return None
-        if not part:
-            return None
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
+            content = memoryview(value).cast("B")
+            peer.socket.sendall(_HEAD.pack(kind, len(content)))
+            for start in range(0, len(content), _CHUNK):
+                peer.socket.sendall(content[start : start + _CHUNK])

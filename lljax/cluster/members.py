@@ -186,7 +186,8 @@ def _accept(server: socket.socket, member: Member, came: dict[int, Peer]) -> Pee
         return None
     connection.settimeout(5)
     words = _receive(connection).split()
-    if len(words) != 4 or words[0] != _GREETING.decode():
+    is_ours = len(words) == 4 and words[0] == _GREETING.decode()
+    if not (is_ours and words[1].isdecimal() and words[2].isdecimal()):
         connection.close()
         return None
     number, count, host = int(words[1]), int(words[2]), words[3]
@@ -212,7 +213,7 @@ def _go_to_first(member: Member, say: Callable[[str], None]) -> Peer:
             connection = socket.create_connection((host.strip("[]"), int(port)), timeout=5)
             greeting = f"{_GREETING.decode()} {member.number} {member.count} {socket.gethostname()}"
             _send(connection, greeting)
-            connection.settimeout(None)
+            connection.settimeout(max(1.0, timeout() - (time.monotonic() - begun)))
             answer = _receive(connection)
         except OSError:
             pass  # it is not there yet, or another program is

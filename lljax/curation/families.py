@@ -91,12 +91,15 @@ def _of_scorer(config: ExperimentConfig, problem: PolicyProblem) -> Family:
     Reference: J. Friedman, Annals of Statistics 29 (2001).
     """
     seen, settings = seen_of(problem), config.outer
-    columns, document = Columns.of(seen.features), jnp.asarray(seen.document)
+    columns, document = Columns.of(seen.pieces), jnp.asarray(seen.document)
+    counts = jnp.asarray(seen.counts, jnp.float32)
     where, values = jnp.asarray(columns.where), jnp.asarray(columns.values)
     number, explore = problem.num_train, config.policy.explore
 
     def shares(psi: jax.Array) -> jax.Array:
-        return jax.nn.softmax(jnp.sum(values * psi[where], axis=1)[document])[None]
+        of_pieces = jnp.sum(values * psi[where], axis=1)
+        scores = jax.ops.segment_sum(of_pieces, document, len(counts)) / counts
+        return jax.nn.softmax(scores[document])[None]
 
     def move(psi: jax.Array, momentum: jax.Array, slopes: jax.Array) -> tuple[Any, Any]:
         weights = np.asarray(shares(psi), np.float64)[0]

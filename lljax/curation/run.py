@@ -78,7 +78,8 @@ def _optimize(
 ) -> Found:
     """All that is computed of a run."""
     config, placed = experiment.config, placement.problem(problem)
-    plan = plan_runs(problem, config, placement)
+    # By the memory of the first host: all have to run the same programs.
+    plan = cluster.from_first(lambda: plan_runs(problem, config, placement))
     source = RunSource(config, problem)
     evaluation = Evaluation(config, placed, source, placement)
     trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())

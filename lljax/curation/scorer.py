@@ -14,6 +14,7 @@ from lljax.artifacts.files import write_atomically
 
 LEAST, MOST = 0.02, 50.0
 """Of the weights that a scorer is fitted to, uniform being 1; beyond them differences are noise."""
+_FEW = 20  # documents, too few to learn from how they look
 _PENALTIES = 10.0 ** np.arange(-2, 4)
 
 
@@ -66,9 +67,11 @@ class Seen(NamedTuple):
     """What a scorer sees of N training examples: how their D documents look.
 
     An example is a few words, and its own look says little of its document's worth; so all pieces
-    of a document have its mean features, and with them one weight.
+    of a document have its mean features, and with them one weight. Where there are few documents
+    each piece counts as one.
     """
 
+    pieces: Any  # [N, F], of the examples
     features: Any  # [D, F], a NumPy array or a sparse matrix of SciPy: means over the pieces
     document: np.ndarray  # [N] int, of each example
     counts: np.ndarray  # [D], its examples
@@ -77,15 +80,15 @@ class Seen(NamedTuple):
     def of(cls, features: Any, document: np.ndarray | None = None) -> "Seen":
         """From the features [N, F] of examples and, where they are pieces, of which document."""
         number = features.shape[0]
-        if document is None:
-            return cls(features, np.arange(number), np.ones(number))
+        if document is None or len(np.unique(document)) < _FEW:
+            return cls(features, features, np.arange(number), np.ones(number))
         import scipy.sparse
 
         _, document, counts = np.unique(document, return_inverse=True, return_counts=True)
         mean = scipy.sparse.csr_matrix(
             (1 / counts[document], (document, np.arange(number))), (len(counts), number)
         )
-        return cls(mean @ features, document, counts.astype(np.float64))
+        return cls(features, mean @ features, document, counts.astype(np.float64))
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Of values [N], over each document: [D]."""
@@ -131,7 +134,8 @@ def smooth(seen: Seen, values: np.ndarray) -> np.ndarray:
     if not scale > 0:
         return np.zeros(features.shape[1])
     targets = (means - center) / scale
-    held_out = np.arange(len(targets)) % 5 == 4  # their order is random already
+    # Their order may be that of files, with all of a kind in a row.
+    held_out = np.random.default_rng(0).permutation(len(targets)) % 5 == 4
     kept = ~held_out if held_out.any() else held_out | True
 
     def fit(penalty: float, rows: np.ndarray) -> Any:

@@ -128,6 +128,8 @@ def find_placement(config: MeshConfig) -> Placement:
     """
     # Someone who has chosen JAX's device wants the run there.
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if isinstance(chosen, str):  # of a platform
+        chosen = jax.local_devices(backend=chosen)[0]
     is_alone = jax.process_count() == 1
     devices = [chosen] if chosen and is_alone and not config.devices else jax.devices()
     number = config.devices or len(devices)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -13,11 +14,13 @@ from typing import Protocol
 import numpy as np
 
 from lljax import cluster
+from lljax.artifacts import schema
 from lljax.artifacts.files import write_arrays, write_npy, write_samples, write_summary
 from lljax.artifacts.manifest import write_manifest
 from lljax.engine import analysis, finished, summary
 from lljax.engine.analyses import Analyses
 from lljax.engine.claim import Claim
+from lljax.engine.differences import differences
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.metrics import Metrics
 from lljax.engine.offload_check import verify_offload
@@ -26,6 +29,7 @@ from lljax.engine.placement import Placement, device_name, fetch, find_placement
 from lljax.engine.progress import log
 from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
+from lljax.errors import RunFailed
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
 from lljax.tasks.size import require_memory_for_policies
@@ -56,6 +60,8 @@ def run(
       RunFailed: the inner training diverges, or the disk does not take what is written.
     """
     workdir = Workdir(root)
+    cluster.end_if_stuck(math.inf)
+    _check_alike(experiment)
 
     def look(in_words: bool) -> tuple[Claim, finished.State]:
         claim = Claim(experiment, workdir)
@@ -72,6 +78,17 @@ def run(
         if cluster.is_first():
             log(f"report: {report(root)}")
             write_manifest(root)
+
+
+def _check_alike(experiment: Experiment) -> None:
+    """RunFailed where the processes of a run were not started for the same one."""
+    here = {**schema.flatten(experiment.settings()), **versions()}
+    first = cluster.from_first(lambda: here)
+    if differing := differences(first, here):
+        raise RunFailed(
+            f"the first process and this one were not started for the same run: "
+            f"{'; '.join(differing)}. Give all the same command and packages."
+        )
 
 
 def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
@@ -115,7 +132,8 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
 
 def _checked_plan(problem: PolicyProblem, inner: InnerConfig, placement: Placement) -> MemoryPlan:
     """The memory plan; without off-loading where that gives another gradient."""
-    plan = plan_memory(problem, inner, placement=placement)
+    # By the memory of the first host: all have to run the same programs.
+    plan = cluster.from_first(lambda: plan_memory(problem, inner, placement=placement))
     if plan.mode != "offload":
         return plan
     error = verify_offload(problem, inner, plan, placement)
