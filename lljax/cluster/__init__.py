@@ -104,8 +104,10 @@ def from_first(make: Callable[[], T]) -> T:
         return make()
     if is_first():
         value: Any
-        value, parts = _alone(lambda: _packed(make))
+        value, parts, own = _alone(lambda: _packed(make))
         channel.send([len(parts).to_bytes(8, "big"), value, *parts])
+        if own is not None:
+            raise own  # with its traceback
     else:
         # From this run's own first process, over a connection that it made: no stranger's bytes.
         count = int.from_bytes(channel.receive(), "big")
@@ -116,8 +118,9 @@ def from_first(make: Callable[[], T]) -> T:
     return made
 
 
-def _packed(make: Callable[[], Any]) -> tuple[bytes, list[Any]]:
-    """What a function returns or raises, with the contents of arrays apart, which may be large."""
+def _packed(make: Callable[[], Any]) -> tuple[bytes, list[Any], Exception | None]:
+    """What a function returns or raises, with the contents of arrays apart, which may be large;
+    and what it raises once more."""
     parts: list[Any] = []
     made, error = None, None
     try:
@@ -125,7 +128,7 @@ def _packed(make: Callable[[], Any]) -> tuple[bytes, list[Any]]:
     except Exception as caught:
         error = caught
     value = pickle.dumps((made, error), protocol=5, buffer_callback=parts.append)
-    return value, [part.raw() for part in parts]
+    return value, [part.raw() for part in parts], error
 
 
 def _alone(make: Callable[[], T]) -> T:

@@ -82,7 +82,9 @@ def run(
 
 def _check_alike(experiment: Experiment) -> None:
     """RunFailed where the processes of a run were not started for the same one."""
-    here = {**schema.flatten(experiment.settings()), **versions()}
+    settings = schema.flatten(experiment.settings())
+    of_hosts = experiment.task.free_settings  # such as the folder of a cache
+    here = {**{key: settings[key] for key in settings if key not in of_hosts}, **versions()}
     first = cluster.from_first(lambda: here)
     if differing := differences(first, here):
         raise RunFailed(
