@@ -64,156 +64,124 @@ def run(work: Path, config: str, seed: int, files: curation_data.Files | None, *
     return workdir
 
 
-def noisy_labels(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+def noisy_labels(work: Path, seed: int, stories: str) -> dict[str, float]:
     """Digits, 40 % of the labels flipped, static weights."""
-    rows = []
-    for seed in seeds:
-        workdir = run(work, "noisy_labels", seed, None)
-        found = summary(workdir)
-        oracle = median(found["runs"]["oracle_acceleration_ratios"])
-        rows.append(
-            {
-                "noisy_weight": found["perturbed"]["weight_share"]["optimized"],
-                "ratio": median(found["runs"]["acceleration_ratios"]),
-                "oracle": oracle,
-                "of_oracle": median(found["runs"]["acceleration_ratios"]) / oracle,
-                "seconds": found["seconds"]["total"],
-            }
-        )
-    return columns(rows)
+    workdir = run(work, "noisy_labels", seed, None)
+    found = summary(workdir)
+    oracle = median(found["runs"]["oracle_acceleration_ratios"])
+    return {
+        "noisy_weight": found["perturbed"]["weight_share"]["optimized"],
+        "ratio": median(found["runs"]["acceleration_ratios"]),
+        "oracle": oracle,
+        "of_oracle": median(found["runs"]["acceleration_ratios"]) / oracle,
+        "seconds": found["seconds"]["total"],
+    }
 
 
-def domains(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+def domains(work: Path, seed: int, stories: str) -> dict[str, float]:
     """Stories desired among code, prose and shuffled stories: one weight a domain."""
-    rows = []
-    for seed in seeds:
-        files = curation_data.mixture(work / "mixture", stories, seed)
-        workdir = run(work, "domains", seed, files)
-        found = summary(workdir)
-        table = transfer(workdir, RUNS)
-        oracle = curation_data.oracle_ratio(workdir, "stories", RUNS)
-        ratio = table["curated"]
-        share = dict(
-            zip(found["groups"]["names"], found["groups"]["weight_share"]["optimized"], strict=True)
-        )
-        rows.append(
-            {
-                "stories_weight": share["stories"],
-                "ratio": ratio,
-                "random": table["random"],
-                "match": table["match"],
-                "oracle": oracle,
-                "of_oracle": ratio / oracle,
-                "outer_steps": found["best_outer_step"],
-                "finding_seconds": found["seconds"]["optimize"],
-                "seconds": found["seconds"]["total"],
-            }
-        )
-    return columns(rows)
+    files = curation_data.mixture(work / "mixture", stories, seed)
+    workdir = run(work, "domains", seed, files)
+    found = summary(workdir)
+    table = transfer(workdir, RUNS)
+    oracle = curation_data.oracle_ratio(workdir, "stories", RUNS)
+    ratio = table["curated"]
+    share = dict(
+        zip(found["groups"]["names"], found["groups"]["weight_share"]["optimized"], strict=True)
+    )
+    return {
+        "stories_weight": share["stories"],
+        "ratio": ratio,
+        "random": table["random"],
+        "match": table["match"],
+        "oracle": oracle,
+        "of_oracle": ratio / oracle,
+        "outer_steps": found["best_outer_step"],
+        "finding_seconds": found["seconds"]["optimize"],
+        "seconds": found["seconds"]["total"],
+    }
 
 
-def graded(work: Path, seeds: list[int], stories: str, frequent: bool = False) -> dict[str, Any]:
+def graded(work: Path, seed: int, stories: str, frequent: bool = False) -> dict[str, float]:
     """Stories of which 0 to 100 % of the words are replaced; clean ones desired: a scorer."""
     from scipy.stats import spearmanr
 
-    rows = []
-    for seed in seeds:
-        folder = work / ("graded_frequent" if frequent else "graded")
-        files = curation_data.graded(folder, stories, seed, frequent)
-        workdir = run(work, "curate", seed, files)
-        quality = curation_data.qualities(workdir)
-        documents = lljax.load_run(workdir).data
-        table = transfer(workdir, RUNS)
-        hard, hard_auc = curation_data.threshold(workdir, quality, RUNS)
-        auc = {arm: of["auc"] for arm, of in transferred(workdir)["arms"].items()}
-        rows.append(
-            {
-                "rank_correlation": float(
-                    spearmanr(documents.weights, np.array(documents.groups, float)).statistic
-                ),
-                "of_sequences": float(spearmanr(documents.example_weights, quality).statistic),
-                "ratio": table["curated"],
-                "random": table["random"],
-                "match": table["match"],
-                "hard_threshold": hard,
-                "of_hard_threshold": table["curated"] / hard,
-                # A ratio of steps is one of a few numbers; the AUC counts the whole curve.
-                "auc_gain": auc["uniform"] - auc["curated"],
-                "auc_gain_of_match": auc["uniform"] - auc["match"],
-                "auc_gain_of_hard_threshold": auc["uniform"] - hard_auc,
-            }
-        )
-    return columns(rows)
+    folder = work / ("graded_frequent" if frequent else "graded")
+    files = curation_data.graded(folder, stories, seed, frequent)
+    workdir = run(work, "curate", seed, files)
+    quality = curation_data.qualities(workdir)
+    documents = lljax.load_run(workdir).data
+    table = transfer(workdir, RUNS)
+    hard, hard_auc = curation_data.threshold(workdir, quality, RUNS)
+    auc = {arm: of["auc"] for arm, of in transferred(workdir)["arms"].items()}
+    return {
+        "rank_correlation": float(
+            spearmanr(documents.weights, np.array(documents.groups, float)).statistic
+        ),
+        "of_sequences": float(spearmanr(documents.example_weights, quality).statistic),
+        "ratio": table["curated"],
+        "random": table["random"],
+        "match": table["match"],
+        "hard_threshold": hard,
+        "of_hard_threshold": table["curated"] / hard,
+        # A ratio of steps is one of a few numbers; the AUC counts the whole curve.
+        "auc_gain": auc["uniform"] - auc["curated"],
+        "auc_gain_of_match": auc["uniform"] - auc["match"],
+        "auc_gain_of_hard_threshold": auc["uniform"] - hard_auc,
+    }
 
 
-def scorer(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+def scorer(work: Path, seed: int, stories: str) -> dict[str, float]:
     """A scorer from one half of the documents on the other, against static weights found there."""
     from scipy.stats import spearmanr
 
-    rows = []
-    for seed in seeds:
-        first, second = curation_data.halves(work / "halves", stories, seed)
-        workdir = run(work, "curate", seed, first)
-        other = run(
-            work, "curate", seed, second, "--policy.family", "static", *curation_data.STATIC
-        )
-        scores = curation_data.scores_there(workdir, other)
-        gains = curation_data.gains(workdir, other, scores, RUNS)
-        rows.append(
-            {
-                "rank_correlation": curation_data.of_documents(other, scores),
-                "of_sequences": float(
-                    spearmanr(scores, curation_data.example_weights(other)).statistic
-                ),
-                "ratio": gains["scorer"],
-                "static": gains["static"],
-                "of_static_gain": gains["share"],
-                "of_static_auc_gain": gains["share_of_auc"],
-            }
-        )
-    return columns(rows)
+    first, second = curation_data.halves(work / "halves", stories, seed)
+    workdir = run(work, "curate", seed, first)
+    other = run(work, "curate", seed, second, "--policy.family", "static", *curation_data.STATIC)
+    scores = curation_data.scores_there(workdir, other)
+    gains = curation_data.gains(workdir, other, scores, RUNS)
+    return {
+        "rank_correlation": curation_data.of_documents(other, scores),
+        "of_sequences": float(spearmanr(scores, curation_data.example_weights(other)).statistic),
+        "ratio": gains["scorer"],
+        "static": gains["static"],
+        "of_static_gain": gains["share"],
+        "of_static_auc_gain": gains["share_of_auc"],
+    }
 
 
-def larger(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+def larger(work: Path, seed: int, stories: str) -> dict[str, float]:
     """Transfer to a model of ten times the parameters, on documents that the policy never saw."""
-    rows = []
-    for seed in seeds:
-        first, second = curation_data.halves(work / "halves", stories, seed)
-        workdir = run(work, "curate", seed, first)
-        own = transfer(workdir, RUNS)
-        flags = ("--model.width", 128, "--model.num-layers", 2, "--inner.learning-rate", 0.01)
-        there = transfer(workdir, RUNS, "--data.path", second.corpus, *flags)
-        rows.append(
-            {
-                "ratio": there["curated"],
-                "random": there["random"],
-                "match": there["match"],
-                "own_model": own["curated"],
-                "of_own": there["curated"] / own["curated"],
-                "above_random": float(there["curated"] > there["random"]),
-            }
-        )
-    return columns(rows)
+    first, second = curation_data.halves(work / "halves", stories, seed)
+    workdir = run(work, "curate", seed, first)
+    own = transfer(workdir, RUNS)
+    flags = ("--model.width", 128, "--model.num-layers", 2, "--inner.learning-rate", 0.01)
+    there = transfer(workdir, RUNS, "--data.path", second.corpus, *flags)
+    return {
+        "ratio": there["curated"],
+        "random": there["random"],
+        "match": there["match"],
+        "own_model": own["curated"],
+        "of_own": there["curated"] / own["curated"],
+        "above_random": float(there["curated"] > there["random"]),
+    }
 
 
-def horizon(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+def horizon(work: Path, seed: int, stories: str) -> dict[str, float]:
     """Policies found over runs of 2, 16 and all 100 steps, judged in runs of 100."""
-    rows = []
-    for seed in seeds[:3]:
-        files = curation_data.mixture(work / "mixture", stories, seed)
-        row = {}
-        for steps in (2, 16, 100):
-            flags = () if steps == 100 else ("--inner.num-steps", steps)
-            workdir = run(work, "curate", seed, files, *flags)
-            row[f"T{steps}"] = transfer(workdir, RUNS, "--inner.num-steps", 100)["curated"]
-        rows.append(row)
-    return columns(rows)
+    files = curation_data.mixture(work / "mixture", stories, seed)
+    row = {}
+    for steps in (2, 16, 100):
+        flags = () if steps == 100 else ("--inner.num-steps", steps)
+        workdir = run(work, "curate", seed, files, *flags)
+        row[f"T{steps}"] = transfer(workdir, RUNS, "--inner.num-steps", 100)["curated"]
+    return row
 
 
-def million(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
+def million(work: Path, seed: int, stories: str) -> dict[str, float]:
     """1,000,000 documents on disk, scored and written."""
-    files = curation_data.mixture(work / "mixture", stories, seeds[0])
-    workdir = run(work, "curate", seeds[0], files)
+    files = curation_data.mixture(work / "mixture", stories, seed)
+    workdir = run(work, "curate", seed, files)
     corpus = curation_data.million(work / "million.jsonl", stories)
     started = time.monotonic()
     line = [sys.executable, "-m", "lljax", "score", str(workdir), "--data.path", str(corpus)]
@@ -224,13 +192,12 @@ def million(work: Path, seeds: list[int], stories: str) -> dict[str, Any]:
     seconds = time.monotonic() - started
     if status:
         raise RuntimeError((work / "million.log").read_text(encoding="utf-8")[-2000:])
-    row = {
+    return {
         "documents_per_second": 1_000_000 / seconds,
         "peak_gb": usage.ru_maxrss * 1024 / 1e9,
         "corpus_gb": corpus.stat().st_size / 1e9,
         "seconds": seconds,
     }
-    return columns([row])
 
 
 def transfer(workdir: Path, seeds: int, *flags: Any) -> dict[str, float]:
@@ -245,11 +212,7 @@ def transferred(workdir: Path) -> dict[str, Any]:
     return json.loads((workdir / "transfer.json").read_text(encoding="utf-8"))
 
 
-def columns(rows: list[dict[str, float]]) -> dict[str, Any]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-EXPERIMENTS: dict[str, Callable[[Path, list[int], str], dict[str, Any]]] = {
+EXPERIMENTS: dict[str, Callable[[Path, int, str], dict[str, float]]] = {
     "noisy_labels": noisy_labels,
     "domains": domains,
     "graded": graded,
@@ -261,12 +224,15 @@ EXPERIMENTS: dict[str, Callable[[Path, list[int], str], dict[str, Any]]] = {
 }
 
 
-def table(results: dict[str, Any]) -> str:
-    """Minimum, median and maximum of every figure."""
+def table(rows: dict[str, Any]) -> str:
+    """Minimum, median and maximum of every figure over the seeds."""
     lines = [f"{'':<36}{'min':>10}{'median':>10}{'max':>10}"]
-    for name, found in results["rows"].items():
-        lines.append(f"{name}, {found['seconds']:.0f} s")
-        for figure, values in found["figures"].items():
+    for name, by_seed in rows.items():
+        found = list(by_seed.values())
+        took = sum(row["took"] for row in found)
+        lines.append(f"{name}, seeds {', '.join(by_seed)}, {took:.0f} s")
+        for figure in found[0]["figures"]:
+            values = [row["figures"][figure] for row in found]
             cells = (min(values), statistics.median(values), max(values))
             lines.append(f"  {figure:<34}" + "".join(f"{cell:>10.4g}" for cell in cells))
     return "\n".join(lines)
@@ -280,20 +246,22 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/curation"))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"machine": machine.in_words(machine.describe_machine()), "rows": {}}
-    with contextlib.suppress(OSError, ValueError):
-        results["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    rows: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(FileNotFoundError):
+        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
     for name in options.only:
-        started = time.monotonic()
-        figures = EXPERIMENTS[name](options.work, options.seeds, options.stories)
-        results["rows"][name] = {
-            "figures": figures,
-            "seeds": options.seeds,
-            "seconds": time.monotonic() - started,
-        }
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(table({"rows": {name: results["rows"][name]}}), flush=True)
-    print(f"\n{results['machine']}\n{table(results)}")
+        # The corpus of a million is one, whatever the seed.
+        for seed in options.seeds[: 1 if name == "million" else None]:
+            print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
+            where = machine.in_words(machine.describe_machine())
+            started = time.monotonic()
+            figures = EXPERIMENTS[name](options.work, seed, options.stories)
+            took = time.monotonic() - started
+            of_name = rows.setdefault(name, {})
+            of_name[str(seed)] = {"figures": figures, "took": took, "machine": where}
+            RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        print(table({name: rows[name]}), flush=True)
+    print(f"\n{table({name: rows[name] for name in options.only})}")
 
 
 if __name__ == "__main__":

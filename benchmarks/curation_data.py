@@ -141,19 +141,19 @@ def qualities(workdir: Path) -> np.ndarray:
 
 def oracle_ratio(workdir: Path, domain: str, seeds: int) -> float:
     """The acceleration of all of a domain's documents and no others."""
-    ((ratio, _),) = measured(workdir, [groups_of_examples(workdir) == domain], seeds)
+    _, (ratio, _) = measured(workdir, [groups_of_examples(workdir) == domain], seeds)
     return ratio
 
 
 def threshold(workdir: Path, quality: np.ndarray, seeds: int) -> tuple[float, float]:
     """(the best acceleration, the lowest AUC) of cuts that know the quality."""
-    found = measured(workdir, [quality >= cut for cut in (0.25, 0.5, 0.75)], seeds)
+    _, *found = measured(workdir, [quality >= cut for cut in (0.25, 0.5, 0.75)], seeds)
     return max(ratio for ratio, _ in found), min(auc for _, auc in found)
 
 
 def measured(workdir: Path, weights: list[np.ndarray], seeds: int) -> list[tuple[float, float]]:
-    """Of the mean curves of fresh runs of the workdir's own model under other weights: the
-    acceleration, 0 where the conventional loss is never reached, and the AUC."""
+    """Of the mean curves of fresh runs of the workdir's own model, under uniform weights and then
+    under others: the acceleration, 0 where the conventional loss is never reached, and the AUC."""
     from lljax.curation import transfer
     from lljax.curation.drawn import RunSource
     from lljax.curation.evaluation import Evaluation
@@ -169,13 +169,12 @@ def measured(workdir: Path, weights: list[np.ndarray], seeds: int) -> list[tuple
         runs = transfer.train(evaluation, [shares] * seeds, keys, "known weights")
         return jnp.asarray(runs.mean()["test"])
 
-    uniform = curve(np.ones(problem.num_train))
-    found = []
-    for of in weights:
-        losses = curve(of)
-        ratio = float(lljax.acceleration_ratio(uniform, losses))
-        found.append((ratio if np.isfinite(ratio) else 0.0, float(losses[1:].mean())))
-    return found
+    curves = [curve(of) for of in (np.ones(problem.num_train), *weights)]
+    ratios = [float(lljax.acceleration_ratio(curves[0], losses)) for losses in curves]
+    return [
+        (ratio if np.isfinite(ratio) else 0.0, float(losses[1:].mean()))
+        for ratio, losses in zip(ratios, curves, strict=True)
+    ]
 
 
 def scores_there(workdir: Path, other: Path) -> np.ndarray:
@@ -202,10 +201,7 @@ def of_documents(workdir: Path, scores: np.ndarray) -> float:
 def gains(workdir: Path, other: Path, scores: np.ndarray, seeds: int) -> dict[str, float]:
     """Of the scorer's and of the static weights, on the other run's examples: AR, share of gain."""
     weights = [np.exp(scores.astype(np.float64)), example_weights(other)]
-    uniform = np.ones(len(weights[0]))
-    (_, conventional), (by_scorer, auc), (by_static, static_auc) = measured(
-        other, [uniform, *weights], seeds
-    )
+    (_, conventional), (by_scorer, auc), (by_static, static_auc) = measured(other, weights, seeds)
     share = (by_scorer - 1) / max(by_static - 1, 1e-9)
     of_auc = (conventional - auc) / max(conventional - static_auc, 1e-9)
     return {"scorer": by_scorer, "static": by_static, "share": share, "share_of_auc": of_auc}

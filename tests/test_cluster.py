@@ -274,8 +274,8 @@ def test_continued_by_more_and_by_fewer_processes(tmp_path, undisturbed, process
 @pytest.mark.slow
 def test_sigterm_stops_a_process_at_once(tmp_path):
     """JAX has a use of its own for it; SLURM and Kubernetes end tasks so."""
-    cluster = Cluster(tmp_path / "run", 2, 2, "--outer.num-steps", "60")
-    cluster.wait_for("outer 0/60")
+    cluster = Cluster(tmp_path / "run", 2, 2)
+    cluster.wait_for("outer 1/8")
     cluster.signal(1, signal.SIGTERM)
     assert cluster.wait(seconds=30) == [1, -signal.SIGTERM]
     assert cluster.last_lines()[1] == "lljax: terminated; the same command continues the run"

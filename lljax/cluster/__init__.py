@@ -21,7 +21,7 @@ from lljax.errors import UserError, is_out_of_memory
 P = ParamSpec("P")
 T = TypeVar("T")
 
-JAX_HEARTBEAT_SECONDS = 100  # twice what the channel takes to notice: its words are clearer
+JAX_HEARTBEAT_SECONDS = 100  # the channel notices sooner, and its words are clearer
 
 
 class _Here:
@@ -35,6 +35,11 @@ class _Here:
 def is_first() -> bool:
     """Whether this is the first process, or the only one."""
     return _Here.member is None or _Here.member.number == 0
+
+
+def hide_bar() -> bool | None:
+    """tqdm's `disable`: no bar where there is no terminal, and one of several processes."""
+    return None if is_first() else True
 
 
 def has_peers() -> bool:

@@ -57,21 +57,17 @@ def find_member() -> Member | None:
     count, number = (_whole_number(name) for name in (COUNT, NUMBER))
     local = None
     if None in (address, count, number):
-        found = _of_launcher(address, count, number)
-        address, count, number, local = found
-    given = {ADDRESS: address, COUNT: count, NUMBER: number}
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == 3 or count == 1:
+        address, count, number, local = _of_launcher(address, count, number)
+    if (address is None and count is None and number is None) or count == 1:
         return None
-    if missing:
-        there = ", ".join(name for name in given if name not in missing)
+    if address is None or count is None or number is None:
+        given = {ADDRESS: address, COUNT: count, NUMBER: number}
+        there = ", ".join(name for name, value in given.items() if value is not None)
+        missing = ", ".join(name for name, value in given.items() if value is None)
         raise UserError(
-            f"the environment has {there} and lacks {', '.join(missing)}: a run of several "
-            f"processes needs all three, and one process none of them."
+            f"the environment has {there} and lacks {missing}: a run of several processes needs "
+            f"all three, and one process none of them."
         )
-    assert address is not None
-    assert count is not None
-    assert number is not None
     if not 0 <= number < count:
         raise UserError(f"{NUMBER} must be from 0 to {count - 1}, below {COUNT}; got {number}.")
     host, _, port = address.rpartition(":")
@@ -118,6 +114,27 @@ def timeout() -> float:
         raise UserError(f"{TIMEOUT} must be a number of seconds; got {value!r}.") from None
 
 
+class _Wait:
+    """For other processes: says now and then for whom, and ends."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.limit, self._say = timeout(), say
+        self._begun = self._said = time.monotonic()
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.limit - (time.monotonic() - self._begun)
+
+    def go_on(self, news: str, problem: str) -> None:
+        """RunFailed with the problem when it has taken too long."""
+        if self.left < 0:
+            raise RunFailed(f"the cluster is not complete: {problem}")
+        if time.monotonic() - self._said > _NEWS_SECONDS:
+            self._said = time.monotonic()
+            self._say(news)
+
+
 def call_all(member: Member, say: Callable[[str], None]) -> list[Peer]:
     """Connects the processes: the first one to all others, these to it.
 
@@ -134,22 +151,18 @@ def call_all(member: Member, say: Callable[[str], None]) -> list[Peer]:
 def _gather(member: Member, say: Callable[[str], None]) -> list[Peer]:
     """The first process: waits until all others are there, and tells them."""
     came: dict[int, Peer] = {}
-    begun = said = time.monotonic()
+    wait = _Wait(say)
     port = int(member.address.rpartition(":")[2])
     try:
         with _listen(port) as server:
             while len(came) < member.count - 1:
                 missing = [n for n in range(1, member.count) if n not in came]
                 who = f"{_numbers(missing)} of {member.count}"
-                now = time.monotonic()
-                if now - begun > timeout():
-                    raise RunFailed(
-                        f"the cluster is not complete: {who} did not come to {member.address} "
-                        f"within {timeout():.0f} s. Start all of them with the same command."
-                    )
-                if now - said > _NEWS_SECONDS:
-                    said = now
-                    say(f"waiting for {who} at {member.address}")
+                wait.go_on(
+                    f"waiting for {who} at {member.address}",
+                    f"{who} did not come to {member.address} within {wait.limit:.0f} s. Start all "
+                    f"of them with the same command.",
+                )
                 peer = _accept(server, member, came)
                 if peer is not None:
                     came[peer.number] = peer
@@ -206,14 +219,14 @@ def _accept(server: socket.socket, member: Member, came: dict[int, Peer]) -> Pee
 def _go_to_first(member: Member, say: Callable[[str], None]) -> Peer:
     """Another process: waits until the first one is there and has all."""
     host, _, port = member.address.rpartition(":")
-    begun = said = time.monotonic()
+    wait = _Wait(say)
     while True:
         answer, connection = "", None
         try:
             connection = socket.create_connection((host.strip("[]"), int(port)), timeout=5)
             greeting = f"{_GREETING.decode()} {member.number} {member.count} {socket.gethostname()}"
             _send(connection, greeting)
-            connection.settimeout(max(1.0, timeout() - (time.monotonic() - begun)))
+            connection.settimeout(max(1.0, wait.left))
             answer = _receive(connection)
         except OSError:
             pass  # it is not there yet, or another program is
@@ -224,16 +237,12 @@ def _go_to_first(member: Member, say: Callable[[str], None]) -> Peer:
             connection.close()
         if word == "no":
             raise RunFailed(rest)
-        now = time.monotonic()
-        if now - begun > timeout():
-            raise RunFailed(
-                f"the cluster is not complete: process 0 of {member.count} does not answer at "
-                f"{member.address}, within {timeout():.0f} s. Start all of them with the same "
-                f"command, and look whether that host can be reached."
-            )
-        if now - said > _NEWS_SECONDS:
-            said = now
-            say(f"process {member.number} waits for process 0 at {member.address}")
+        wait.go_on(
+            f"process {member.number} waits for process 0 at {member.address}",
+            f"process 0 of {member.count} does not answer at {member.address}, within "
+            f"{wait.limit:.0f} s. Start all of them with the same command, and look whether that "
+            f"host can be reached.",
+        )
         time.sleep(0.5)
 
 

@@ -61,6 +61,7 @@ class Found(NamedTuple):
     policy: np.ndarray  # as policy.npy has it
     shares: np.ndarray  # [S, N], the distributions that it makes
     scorer: Scorer | None
+    scores: np.ndarray | None  # [N], its own
     correlation: float | None  # of a distilled scorer with what it was fitted to
     best_step: int
     measured: dict[str, Measured]  # fresh runs, by policy
@@ -103,7 +104,7 @@ def _optimize(
     workdir.check_present()
     started = time.monotonic()
     psi = fetch(state.best)
-    policy, shares, scorer, correlation = cluster.from_first(
+    policy, shares, scorer, scores, correlation = cluster.from_first(
         lambda: _policy(config, problem, family, psi)
     )
     policies = {
@@ -122,6 +123,7 @@ def _optimize(
         policy,
         shares,
         scorer,
+        scores,
         correlation,
         int(state.best_step),
         measured,
@@ -153,8 +155,7 @@ def _write_results(
     samples = summary.samples(problem, np.broadcast_to(shares.mean(axis=0), (1, problem.num_train)))
     if samples is not None:
         write_samples(workdir.root, samples)
-    scores = None if scorer is None else seen_of(problem).scores(scorer)
-    results.write_examples(workdir.root, problem, shares, scores)
+    results.write_examples(workdir.root, problem, shares, found.scores)
     if scorer is not None:
         scorer.save(workdir.root / schema.SCORER_FILE)
     for name, content in problem.files.items():
@@ -189,12 +190,12 @@ def _write_results(
 
 def _policy(
     config: ExperimentConfig, problem: PolicyProblem, family: Family, psi: Any
-) -> tuple[np.ndarray, np.ndarray, Scorer | None, float | None]:
-    """(policy.npy, the distributions [S, N], the scorer and its correlation, where there are)."""
+) -> tuple[np.ndarray, np.ndarray, Scorer | None, np.ndarray | None, float | None]:
+    """The policy, shares, scorer, scores and correlation that `Found` has."""
     shares = np.asarray(family.shares(psi))
     scorer, seen = _scorer(config, problem, family, psi)
     if scorer is None or seen is None:
-        return np.asarray(psi, np.float32), shares, None, None
+        return np.asarray(psi, np.float32), shares, None, None, None
     correlation, scores = None, seen.scores(scorer)
     if config.policy.scorer == "distilled":
         both = scores, log_weights(shares[0])
@@ -202,7 +203,7 @@ def _policy(
             correlation = float(np.corrcoef(*both)[0, 1])
             log(f"the scorer's correlation with the weights' logarithms: {correlation:.2f}")
     shares = shares_of(scores)[None]
-    return shares[0], shares, scorer, correlation
+    return shares[0], shares, scorer, scores, correlation
 
 
 def _scorer(

@@ -80,13 +80,17 @@ class Seen(NamedTuple):
     def of(cls, features: Any, document: np.ndarray | None = None) -> "Seen":
         """From the features [N, F] of examples and, where they are pieces, of which document."""
         number = features.shape[0]
-        if document is None or len(np.unique(document)) < _FEW:
-            return cls(features, features, np.arange(number), np.ones(number))
+        each = np.arange(number)
+        pieces = cls(features, features, each, np.ones(number))
+        if document is None:
+            return pieces
+        _, document, counts = np.unique(document, return_inverse=True, return_counts=True)
+        if len(counts) < _FEW:
+            return pieces
         import scipy.sparse
 
-        _, document, counts = np.unique(document, return_inverse=True, return_counts=True)
         mean = scipy.sparse.csr_matrix(
-            (1 / counts[document], (document, np.arange(number))), (len(counts), number)
+            (1 / counts[document], (document, each)), (len(counts), number)
         )
         return cls(features, mean @ features, document, counts.astype(np.float64))
 

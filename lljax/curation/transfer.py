@@ -205,9 +205,8 @@ def _match(problem: PolicyProblem, count: int) -> np.ndarray:
     number of examples without any training run.
     """
     assert problem.featurize is not None
-    ours, seen = problem.featurize(problem.train), seen_of(problem)
-    wanted = problem.featurize(problem.desired)
-    means = [np.asarray(of.mean(axis=0)).ravel() for of in (wanted, ours)]
+    seen, wanted = seen_of(problem), problem.featurize(problem.desired)
+    means = [np.asarray(of.mean(axis=0)).ravel() for of in (wanted, seen.pieces)]
     least = max(float(means[1].mean()), 1e-12) * 0.1
     if min(mean.min() for mean in means) < 0:
         importance = means[0] - means[1]  # of no counts

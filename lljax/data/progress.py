@@ -52,7 +52,7 @@ class Progress:
             unit_scale=True,
             delay=DELAY_SECONDS,
             leave=False,
-            disable=None if cluster.is_first() else True,
+            disable=cluster.hide_bar(),
         )
         return self
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import lljax
 from lljax.artifacts.schema import SETS
-from lljax.engine.placement import ONE_DEVICE, Placement, fetch
+from lljax.engine.placement import ONE_DEVICE, Placement, anywhere, compiled_parts, fetch
 from lljax.microbatch import split_microbatches
 from lljax.segments import OBJECTIVE
 from lljax.shards import find_shards
@@ -61,17 +61,8 @@ def build_analysis(
         data_axis=placement.axis,
     )
     others = {name: getattr(problem, name) for name in SETS if name != "desired"}
-
-    @jax.jit
-    def start(*given):
-        state, losses = segments.start(*given)
-        return placement.state(state), losses
-
-    @jax.jit
-    def advance(state, rows, data, others):
-        state, losses, _ = segments.forward(state, rows, data, others)
-        return placement.state(state), losses
-
+    start = compiled_parts(segments.start, placement.state, anywhere)
+    advance = compiled_parts(lambda *given: segments.forward(*given)[:2], placement.state, anywhere)
     share_of = jax.jit(lambda policy, chosen: jnp.sum(policy, axis=1, where=chosen[None]))
 
     @jax.jit

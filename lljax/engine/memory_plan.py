@@ -152,8 +152,8 @@ def _choose(plan: MemoryPlan, inner: InnerConfig) -> Mode:
                 f"leave inner.memory at auto."
             )
         return inner.memory
-    for mode in plan.modes[:2]:
-        if mode != "offload" and plan.device_bytes(mode) <= plan.budget_bytes:
+    for mode in ("store", "spread"):
+        if mode in plan.modes and plan.device_bytes(mode) <= plan.budget_bytes:
             return mode
     separate = jax.devices()[0].platform != "cpu"  # else the host's memory is the device's
     room = free_host_memory() // 2

@@ -63,9 +63,12 @@ class Placement:
         """The same problem, each device with its share of the examples."""
         if self.mesh is None:
             return problem
-        names = (*SETS, "objective")
-        placed = {id(batch := getattr(problem, name)): self.examples(batch) for name in names}
-        sets = {name: placed[id(getattr(problem, name))] for name in names}
+        batches = {name: getattr(problem, name) for name in (*SETS, "objective")}
+        placed: dict[int, Any] = {}  # two of them may be the same, and stay so
+        for batch in batches.values():
+            if id(batch) not in placed:
+                placed[id(batch)] = self.examples(batch)
+        sets = {name: placed[id(batch)] for name, batch in batches.items()}
         return dataclasses.replace(problem, **sets, params=self.state(problem.params))
 
     def columns(self, tree: Any) -> Any:

@@ -22,14 +22,9 @@ def log(message: str) -> None:
     sys.stderr.flush()
 
 
-def hide_bar() -> bool | None:
-    """What tqdm is to do: no bar where there is no terminal, and one of several processes."""
-    return None if cluster.is_first() else True
-
-
 def bar_of_steps(total: int, done: int) -> Any:
     """A bar that counts outer steps."""
-    return tqdm(total=total, initial=done, disable=hide_bar(), unit="step")
+    return tqdm(total=total, initial=done, disable=cluster.hide_bar(), unit="step")
 
 
 class Progress:
@@ -51,7 +46,7 @@ class Progress:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
             delay=DELAY_SECONDS,
             leave=False,
-            disable=hide_bar(),
+            disable=cluster.hide_bar(),
         )
         return self
 
