@@ -27,6 +27,7 @@ usage: lljax COMMAND ...
                                              the same command again continues or tells the result
   lljax sweep CONFIG [--workdir DIR] [flags] several runs, and the table that compares them
   lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
+  lljax check CONFIG [flags]                 how far its meta-gradient can be trusted
   lljax report DIR [--pdf]                   draw the report of a finished run again
   lljax export DIR [--format F] [flags]      the documents of a run, ranked by weight or sampled
   lljax score DIR --data.path P [flags]      weigh documents that the run has not seen
@@ -89,6 +90,7 @@ def call(arguments: Sequence[str]) -> int:
         "run": _run,
         "sweep": _sweep,
         "plan": _plan,
+        "check": _check,
         "report": _report,
         "export": curation_flags.export,
         "score": curation_flags.score,
@@ -139,16 +141,23 @@ def _config_name(command: str, arguments: Sequence[str], function: str) -> str |
 
 
 def _parse(
-    command: str, purpose: Any, default: Any, arguments: Sequence[str], workdir: tuple[str, str]
-) -> tuple[Any, Path]:
-    """The flags of `lljax COMMAND CONFIG`: a config like `default`, and the workdir.
+    command: str,
+    purpose: Any,
+    default: Any,
+    arguments: Sequence[str],
+    workdir: tuple[str, str] = ("", ""),
+) -> tuple[Any, Any]:
+    """The flags of `lljax COMMAND CONFIG`: a config like `default`, and one thing more.
 
     Args:
-      command: run, sweep or plan.
+      command: run, sweep, plan or check.
       purpose: the function whose docstring the help shows.
       default: the config with the values that flags may change; the flags are made from its type.
       arguments: the command line behind the command.
-      workdir: its default, and what the help says of it; an empty default: the command has none.
+      workdir: its default, and what the help says of it, for a command that has one.
+
+    Returns:
+      (config, the workdir, or of `check` the seconds, or None).
     """
     import tyro
 
@@ -159,6 +168,7 @@ def _parse(
     Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     place, place_help = workdir
     Place = Annotated[Path, tyro.conf.arg(help=place_help)]
+    Seconds = Annotated[float, tyro.conf.arg(help="for retrainings, of which 8 to 100 are made")]
 
     def with_workdir(
         config_file: ConfigFile,  # type: ignore[valid-type]
@@ -170,24 +180,37 @@ def _parse(
     def without_workdir(
         config_file: ConfigFile,  # type: ignore[valid-type]
         config: Settings = default,  # type: ignore[valid-type]
-    ) -> tuple[Any, Path]:
-        return config, Path()
+    ) -> tuple[Any, None]:
+        return config, None
+
+    def with_seconds(
+        config_file: ConfigFile,  # type: ignore[valid-type]
+        config: Settings = default,  # type: ignore[valid-type]
+        seconds: Seconds = 60.0,  # type: ignore[valid-type]
+    ) -> tuple[Any, float]:
+        return config, seconds
 
     # The usage line names the config that the values shown belong to.
     named = [] if arguments[0].startswith("-") else [arguments[0]]
-    config, path = read_flags(
-        with_workdir if place else without_workdir,
+    forms: dict[str, Any] = {"plan": without_workdir, "check": with_seconds}
+    config, more = read_flags(
+        forms.get(command, with_workdir),
         prog=printable(without_secrets(" ".join(["lljax", command, *named]))),
         description=inspect.getdoc(purpose),
         arguments=arguments,
     )
+    return config, _checked_place(more) if isinstance(more, Path) else more
+
+
+def _checked_place(path: Path) -> Path:
+    """A workdir as it is meant; UserError where checkpoints could not be written to it."""
     path = without_tilde(path)
     if str(path).encode(errors="replace") != os.fsencode(path):
         raise UserError(
             f"--workdir {path} is no UTF-8 text, which checkpoints need. Take another name; where "
             f"it is the locale that has no such letters, PYTHONUTF8=1 helps."
         )
-    return config, path
+    return path
 
 
 def _default_workdir(name: str | None) -> str:
@@ -247,10 +270,23 @@ def _sweep(arguments: Sequence[str]) -> None:
 def _plan(arguments: Sequence[str]) -> None:
     """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy."""
     experiment = _load(_config_name("plan", arguments, "get_config"))
-    config, _ = _parse("plan", _plan, experiment.config, arguments, ("", ""))
+    config, _ = _parse("plan", _plan, experiment.config, arguments)
     from lljax import commands
 
     print(printable(commands.plan(experiment._replace(config=config))))
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Tell how far the meta-gradient of a config's training can be trusted.
+
+    Compares it with finite differences, measures how smooth training is, and trains again without
+    some examples to see whether what it predicts comes true. Writes nothing.
+    """
+    from lljax import commands
+
+    experiment = _load(_config_name("check", arguments, "get_config"))
+    config, seconds = _parse("check", _check, experiment.config, arguments)
+    print(printable(commands.check(experiment._replace(config=config), seconds)))
 
 
 def _report(arguments: Sequence[str]) -> None:

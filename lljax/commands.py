@@ -63,6 +63,21 @@ def plan(experiment: Experiment) -> str:
     return over_runs.describe(over_runs.plan_run(experiment))
 
 
+def check(experiment: Experiment, seconds: float) -> str:
+    """`lljax check`: how far the meta-gradient of a run can be trusted, in words.
+
+    Raises:
+      UserError: the config or its data are unusable.
+      RunFailed: training diverges.
+    """
+    from lljax.curation.check import check as check_over_runs
+    from lljax.engine.check import check as check_dense
+    from lljax.engine.check import describe
+
+    found = check_dense if experiment.config.policy.is_dense else check_over_runs
+    return describe(found(experiment, seconds))
+
+
 def transfer(root: Path, experiment: Experiment, seeds: int) -> str:
     """`lljax transfer`: trains other models on what a run found, draws its report again; a table.
 
