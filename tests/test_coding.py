@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import random
+import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +48,7 @@ def build(length=LENGTH, size=SIZE, logits=next_logits, optimizer=None, **option
 CODER = build()  # programs are compiled once for all tests
 
 
-@pytest.fixture(scope="module")
-def params():
+def make_params():
     keys = jax.random.split(jax.random.key(0))
     shapes = {"in": (256, 8), "out": (8, 256)}
     return {
@@ -56,11 +57,14 @@ def params():
     }
 
 
-@pytest.fixture(scope="module")
-def shared(params):
+def make_shared():
     """(policy, theta_0, training set)."""
     train = CODER.cut(TEXT * 4)
-    return lljax.uniform_policy(STEPS, len(train)), params, train
+    return lljax.uniform_policy(STEPS, len(train)), make_params(), train
+
+
+params = pytest.fixture(make_params, scope="module")
+shared = pytest.fixture(make_shared, scope="module")
 
 
 def bits_of(stream):
@@ -145,6 +149,22 @@ def test_the_length_is_what_a_loop_of_ones_own_measures(shared):
         of_bytes = np.take_along_axis(log_p, block[..., None], axis=-1).ravel()
         ideal -= of_bytes[: len(data) - t * SIZE * LENGTH].sum() / np.log(2)
     assert abs(bits_of(stream) - ideal) < 1e-3 * ideal + 64
+
+
+@pytest.mark.slow
+def test_another_process_decodes(tmp_path):
+    """With the policy and the training set made again."""
+    begin = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1]); import test_coding as t; "
+        "file = pathlib.Path(sys.argv[2]); data = t.TEXT * 25; shared = t.make_shared(); "
+    )
+    ends = (
+        "file.write_bytes(t.CODER.encode(data, *shared))",
+        "sys.exit(t.CODER.decode(file.read_bytes(), *shared) != data)",
+    )
+    for end in ends:
+        arguments = str(Path(__file__).parent), str(tmp_path / "file")
+        subprocess.run([sys.executable, "-c", begin + end, *arguments], check=True)
 
 
 def test_an_empty_file(shared):
