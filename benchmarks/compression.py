@@ -86,13 +86,13 @@ class Training(NamedTuple):
     params: Any
     train: jax.Array
     groups: jax.Array
-    index: jax.Array
+    batches: jax.Array  # [T, B]
     desired: jax.Array
     desired_index: jax.Array
 
     def inputs(self, rows: jax.Array) -> lljax.StepInputs:
-        weights = lljax.scheduled_weights(rows, self.index, groups=self.groups)
-        return lljax.StepInputs(weights, self.index)
+        weights = lljax.scheduled_weights(rows, self.batches, groups=self.groups)
+        return lljax.StepInputs(weights, self.batches)
 
 
 def training(seed: int, found: dict[str, bytes], num_steps: int) -> Training:
@@ -202,19 +202,26 @@ def code(coder, data: bytes, inputs: lljax.StepInputs, params: Any, train: Any) 
 
 
 def plot(results: dict[str, dict]):
-    """Left, how the first seed's code grows; right, the bytes of all seeds."""
+    """Left, what is saved along the text, a line for each seed; right, the bytes of all seeds."""
     figure, ((left, right),) = subplots(1, 2, 5.6, 3.4)
     first = next(iter(results.values()))
-    for name, method in first["methods"].items():
-        if "grown" in method:
-            along = np.arange(1, len(method["grown"]) + 1) * LENGTH * PER_STEP / 1000
-            left.plot(along, np.array(method["grown"]) / 1000, label=name)
-    left.set(xlabel="kB of the text", ylabel="kB of its code (T AUC / ln 2)")
+    trained = [name for name, method in first["methods"].items() if "grown" in method]
+    for number, name in enumerate(trained):
+        for seed in results.values():
+            grown, conventional = (
+                np.array(seed["methods"][which]["grown"]) for which in (name, "conventional")
+            )
+            along = np.arange(1, len(grown) + 1) * LENGTH * PER_STEP / 1000
+            label = name if seed is first else None
+            left.plot(along, conventional - grown, color=f"C{number}", label=label, linewidth=1)
+    left.set(xlabel="kB of the text", ylabel="bytes saved against conventional")
     left.legend()
     names = list(first["methods"])
     for place, name in enumerate(names):
         kilobytes = [seed["methods"][name]["bytes"] / 1000 for seed in results.values()]
-        right.barh(place, np.median(kilobytes), color="tab:blue" if place < 4 else "tab:gray")
+        right.barh(
+            place, np.median(kilobytes), color=f"C{place}" if name in trained else "tab:gray"
+        )
         right.plot(kilobytes, [place] * len(kilobytes), "k.", markersize=4)
     right.set_yticks(range(len(names)), names)
     right.invert_yaxis()
