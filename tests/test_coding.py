@@ -16,7 +16,7 @@ import pytest
 
 import lljax
 
-LENGTH, SIZE, STEPS = 16, 12, 10
+LENGTH, SIZE, STEPS = 8, 24, 10
 HEADER = 49
 TEXT = b"the cat sat on the mat, and the dog sat on the cat. all of them were at home; so was I. "
 
@@ -214,7 +214,7 @@ def test_what_is_not_shared_is_named(shared):
         CODER.decode(stream, policy.at[-1, 0].set(0.0), params, train)
     with pytest.raises(ValueError, match="other `train`"):
         CODER.decode(stream, policy, params, train[::-1])
-    with pytest.raises(ValueError, match=r"other `settings`.*Here: example_length=16, examples_"):
+    with pytest.raises(ValueError, match=r"other `settings`.*Here: example_length=8, examples_"):
         build(size=6).decode(stream, *shared)
 
 
@@ -287,11 +287,11 @@ def test_shared_examples_and_those_of_the_file_together(shared):
 def test_a_file_cannot_train_on_what_is_to_come(shared):
     _, params, train = shared
     policy = lljax.uniform_policy(STEPS, len(train) + STEPS * SIZE)
-    with pytest.raises(ValueError, match=r"not decoded yet: at step 0.*N \+ B t = 22.*example 22"):
+    with pytest.raises(ValueError, match=r"not decoded yet: at step 0.*N \+ B t = 44.*example 44"):
         prequential_coder().encode(TEXT, policy, params, train)
     late = prequential_inputs(STEPS)
     early = dataclasses.replace(late, index=late.index.at[3, 0].set(3 * SIZE))
-    with pytest.raises(ValueError, match=r"at step 3 .*weight 0.083.* for example 36 \(1 entries"):
+    with pytest.raises(ValueError, match=r"at step 3 .*weight 0.041.* for example 72 \(1 entries"):
         prequential_coder().encode(TEXT, early, params, None)
 
 
@@ -328,11 +328,11 @@ def test_what_is_wrong_is_named(shared, monkeypatch):
     policy, params, train = shared
     with pytest.raises(ValueError, match="`data` must be bytes; got str: encode text first"):
         CODER.encode("text", *shared)
-    with pytest.raises(ValueError, match=r"`policy` must have shape \(T, N\) = \(10, 22\)"):
+    with pytest.raises(ValueError, match=r"`policy` must have shape \(T, N\) = \(10, 44\)"):
         CODER.encode(TEXT, policy[:, :5], params, train)
     with pytest.raises(ValueError, match="`train` must be a pytree of arrays"):
         CODER.encode(TEXT, policy, params, None)
-    with pytest.raises(ValueError, match=r"`next_logits.*shape \(B, 256\) = \(12, 256\)"):
+    with pytest.raises(ValueError, match=r"`next_logits.*shape \(B, 256\) = \(24, 256\)"):
         build(logits=lambda p, tokens, _: tokens).encode(TEXT, *shared)
     with pytest.raises(ValueError, match=r"not finite at theta_2: training diverges"):
         build(optimizer=optax.sgd(3e38)).encode(TEXT * 9, *shared)
