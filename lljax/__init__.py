@@ -9,6 +9,7 @@ if process.is_command():
 
 from typing import TYPE_CHECKING, Any
 
+from lljax.coding import Coder, build_coder
 from lljax.compression import acceleration_ratio, compression_ratio
 from lljax.draws import draw_batches
 from lljax.learning_law import (
@@ -86,6 +87,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Coder",
     "ForwardSegment",
     "KeepGradients",
     "LossAuc",
@@ -106,6 +108,7 @@ __all__ = [
     "StepInputs",
     "StoreStates",
     "acceleration_ratio",
+    "build_coder",
     "build_loss_auc",
     "build_outer_loop",
     "build_segments",
