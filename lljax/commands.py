@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lljax import cluster
 from lljax.artifacts.curves import complete
@@ -61,6 +62,20 @@ def plan(experiment: Experiment) -> str:
     from lljax.curation import plan as over_runs
 
     return over_runs.describe(over_runs.plan_run(experiment))
+
+
+def attribute(experiment: Experiment, folder: Path, **choice: Any) -> str:
+    """`lljax attribute`: scores the training examples of a config; where they are, and a table.
+
+    Raises:
+      UserError: the folder holds something else, or the settings or data do not fit.
+      RunFailed: the training diverges.
+    """
+    from lljax.curation.attribution import attribute as score_examples
+    from lljax.curation.attribution_files import Choice
+
+    done = score_examples(experiment, folder, Choice(**choice))
+    return f"{done.table}\n\n{done.path}"
 
 
 def transfer(root: Path, experiment: Experiment, seeds: int) -> str:

@@ -16,6 +16,7 @@ from lljax import adjoint, checks, optimizer_check
 from lljax.adjoint import TrainingRun
 from lljax.evaluation import Place, where_measured
 from lljax.memory import MemoryStrategy, StoreStates
+from lljax.passes import select
 from lljax.run_options import Held, RunOptions, rest_of
 from lljax.step_inputs import as_step_inputs
 from lljax.train_step import mean_loss
@@ -92,6 +93,19 @@ class Backward(Protocol):
         ...
 
 
+class BackwardToTrain(Protocol):
+    def __call__(
+        self,
+        cotangent: Cotangent,
+        kept: Any,
+        rows: jax.Array | StepInputs,
+        loss_cotangents: jax.Array,
+        data: Data,
+    ) -> tuple[Cotangent, Any, Batch]:
+        """As `Backward`, and the derivative in the floating leaves of the training examples."""
+        ...
+
+
 class Segments(NamedTuple):
     """A training run and its adjoint in pieces; see `build_segments`."""
 
@@ -99,6 +113,7 @@ class Segments(NamedTuple):
     forward: Forward
     start_backward: StartBackward
     backward: Backward
+    backward_to_train: BackwardToTrain
 
 
 def build_segments(
@@ -116,7 +131,7 @@ def build_segments(
     check_loss: bool = True,
     check_optimizer: bool = True,
 ) -> Segments:
-    """The pieces of one meta-gradient, d AUC / d gamma, as four pure functions.
+    """The pieces of one meta-gradient, d AUC / d gamma, as pure functions.
 
         state, losses = segments.start(params, data, watched)
         for rows in policy, segment by segment:                  # rows: gamma [m, N]
@@ -130,6 +145,9 @@ def build_segments(
     desired loss: dJ/dL(theta_T) for `start_backward`, and for `backward` the [m] dJ/dL before each
     step. For the AUC it is 1/T, and 0 at t = 0. `losses` holds the mean desired loss under
     "objective" and that of every batch in `watched` under its name, measured in the same pass.
+
+    In the place of `backward`, `backward_to_train` also gives the derivative in the training
+    examples, like `train` with None for leaves that are not floating; it is summed over segments.
 
     Compile the functions with `jax.jit`. What `forward` kept of a segment is either held until
     `backward` needs it, or made again by `forward` from the same state: then a long run needs the
@@ -167,11 +185,17 @@ def build_segments(
         data_axis,
     )
 
-    def training_run(data: Data, params: Params, inputs: StepInputs | None = None) -> TrainingRun:
+    def training_run(
+        data: Data,
+        params: Params,
+        inputs: StepInputs | None = None,
+        of_train: tuple[bool, ...] = (),
+    ) -> TrainingRun:
         train, desired, constants = _parts(data)
         indices = (inputs.index, inputs.desired_index) if inputs is not None else ()
         rules = options.rules(params, train, desired, constants, *indices)
-        return options.run(options.as_given(rules), train, desired, (constants, Held()))
+        functions, shared = options.as_given(rules), (constants, Held())
+        return options.run(functions, train, desired, shared, (of_train, (), ()))
 
     def observer(run: TrainingRun, watched: Watched):
         batches = {name: options.split(batch) for name, batch in watched.items()}
@@ -221,19 +245,32 @@ def build_segments(
         run = training_run(data, state.params)
         return run.last_cotangent(state, Place(desired_index, None), loss_cotangent)[0]
 
-    def backward(cotangent, kept, rows, loss_cotangents, data):
+    def sweep_back(cotangent, kept, rows, loss_cotangents, data, of_train):
         inputs = as_step_inputs(rows)
-        run = training_run(data, cotangent.params, inputs)
+        run = training_run(data, cotangent.params, inputs, of_train)
         if eval_every > 1:
             wide = jnp.zeros(inputs.weights.shape[0], loss_cotangents.dtype)
             loss_cotangents = wide.at[::eval_every].set(loss_cotangents)
-        nothing = adjoint.Sums([], [], [])
-        cotangent, _, of_inputs = adjoint.backward_sweep(
-            run, cotangent, nothing, kept, inputs, loss_cotangents, memory
+        zeros = adjoint.Sums([jnp.zeros_like(leaf) for leaf in select(data[0], of_train)], [], [])
+        cotangent, sums, of_inputs = adjoint.backward_sweep(
+            run, cotangent, zeros, kept, inputs, loss_cotangents, memory
         )
-        return cotangent, of_inputs if isinstance(rows, StepInputs) else of_inputs.weights
+        of_rows = of_inputs if isinstance(rows, StepInputs) else of_inputs.weights
+        return cotangent, of_rows, sums.train
 
-    return Segments(start, forward, start_backward, backward)
+    def backward(*given):
+        cotangent, of_rows, _ = sweep_back(*given, ())
+        return cotangent, of_rows
+
+    def backward_to_train(cotangent, kept, rows, loss_cotangents, data):
+        leaves, structure = jax.tree.flatten(data[0])
+        wanted = tuple(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
+        cotangent, of_rows, found = sweep_back(cotangent, kept, rows, loss_cotangents, data, wanted)
+        given = iter(found)
+        of_train = [next(given) if is_wanted else None for is_wanted in wanted]
+        return cotangent, of_rows, jax.tree.unflatten(structure, of_train)
+
+    return Segments(start, forward, start_backward, backward, backward_to_train)
 
 
 def _parts(data: Data) -> tuple[Batch, Batch, Any]:
