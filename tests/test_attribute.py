@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import tyro
-from command_line import NOISY, SMALL, assert_refused, call, settings_of_a_user
+from command_line import SMALL, assert_refused, call, settings_of_a_user
+from texts import make_documents
 
 import lljax
 from lljax.curation.attribution import KEY
@@ -94,46 +95,46 @@ def test_each_desired_example_and_the_folder_of_another_command(tmp_path):
     assert after == before | {"thesis.tex": b"precious"}
 
 
-def test_scores_of_batches_are_means_over_runs(tmp_path):
-    flags = (*NOISY, "--data.num-train", "200")
-    result = attribute("noisy_labels", tmp_path, *flags, "--outer.runs", "2")
-    assert "from 2 runs of T = 8 inner steps on batches of 50" in result.stderr
-    scores = np.load(tmp_path / "scores.npy", allow_pickle=False)
+def test_wrong_labels_have_low_scores_which_are_means_over_runs(tmp_path):
+    sizes = ("--data.num-train", "300", "--data.num-desired", "300", "--data.flipped", "0.1")
+    runs = ("--inner.num-steps", "40", "--inner.desired-batch-size", "150", "--outer.runs", "2")
+    result = attribute("noisy_labels", tmp_path, *sizes, *runs)
+    assert "from 2 runs of T = 40 inner steps on batches of 50" in result.stderr
+    found = int(result.stdout.split("of 30 damaged examples ")[1].split()[0])
+    rows = rows_of(tmp_path)
+    assert sum(row["perturbed"] for row in rows[-30:]) == found
+    assert found > 10  # three by chance
+    assert rows[0]["text"].startswith("label ")
+    assert rows[0]["source"] == "the digits of scikit-learn"
     with settings_of_a_user():
-        config = tyro.cli(ArraysConfig, args=[*flags, "--outer.runs", "2"])
+        config = tyro.cli(ArraysConfig, args=[*sizes, *runs])
         problem = build_problem(Experiment(arrays.TASK, config))
         keys = run_keys(jax.random.key(config.seed), KEY, 2)
-        runs = RunSource(config, problem).draw(np.full((1, 200), 1 / 200, np.float32), keys)
+        drawn = RunSource(config, problem).draw(np.full((1, 300), 1 / 300, np.float32), keys)
         loss_auc = lljax.build_loss_auc(problem.loss_fn, problem.optimizer)
 
         def of_run(params, inputs):
             data = problem.train, problem.desired
             return lljax.attribution_scores(loss_auc, inputs, params, *data)
 
-        expected = jax.jit(jax.vmap(of_run, in_axes=(0, 1)))(*runs)
-        np.testing.assert_allclose(scores, expected.mean(axis=0), rtol=1e-3, atol=1e-5)
-        assert np.abs(scores).max() > 1e-3
-    assert rows_of(tmp_path)[0]["source"] == "the digits of scikit-learn"
-
-
-def test_wrong_labels_have_low_scores(tmp_path):
-    sizes = ("--data.num-train", "300", "--data.num-desired", "300", "--data.flipped", "0.1")
-    short = ("--inner.num-steps", "40", "--outer.runs", "1")
-    result = attribute("noisy_labels", tmp_path, *sizes, *short)
-    found = int(result.stdout.split("of 30 damaged examples ")[1].split()[0])
-    rows = rows_of(tmp_path)
-    assert sum(row["perturbed"] for row in rows[-30:]) == found
-    assert found > 10  # three by chance
-    assert rows[0]["text"].startswith("label ")
+        expected = jax.jit(jax.vmap(of_run, in_axes=(0, 1)))(*drawn).mean(axis=0)
+    scores = np.load(tmp_path / "scores.npy", allow_pickle=False)
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-5)
+    assert np.abs(scores).max() > 1e-3
 
 
 def test_tokens_sum_to_their_sequences(tmp_path):
-    result = attribute("transformer_small", tmp_path, *TEXT, "--tokens", "--of", "final")
-    scores, tokens = (np.load(tmp_path / f"{name}.npy") for name in ("scores", "token_scores"))
+    text = tmp_path / "text.txt"
+    text.write_text("<|endoftext|>".join(make_documents(60)), encoding="utf-8")
+    cache = ("--data.path", text, "--data.cache-dir", tmp_path / "cache")
+    flags = (*TEXT, *cache, "--tokens", "--of", "final")
+    workdir = tmp_path / "scores"
+    result = attribute("transformer_small", workdir, *flags)
+    scores, tokens = (np.load(workdir / f"{name}.npy") for name in ("scores", "token_scores"))
     assert tokens.shape == (24, 8)
     np.testing.assert_allclose(tokens.sum(axis=1), scores, rtol=1e-3, atol=1e-6)
     assert np.abs(tokens).max() > 0
-    best = rows_of(tmp_path)[0]
+    best = rows_of(workdir)[0]
     assert len(best["tokens"]) == len(best["token_scores"]) == 8
     assert best["token_scores"] == pytest.approx(tokens[best["index"]].tolist())
     assert "".join(best["tokens"]).replace("\u2047", "").strip()
