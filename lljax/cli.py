@@ -1,4 +1,4 @@
-"""The command line: `lljax run`, `sweep`, `plan`, `report`, and those of `curation_flags`.
+"""The command line: `lljax run`, `sweep`, `plan`, `attribute`, `report`, and `curation_flags`'.
 
 Only reading the command line is here; `commands` has what the commands do. Packages are imported
 where they are used, so that help is quick and a missing one is named.

@@ -1,4 +1,4 @@
-"""The flags of `lljax attribute`, and of `export`, `score` and `transfer` on a finished run."""
+"""The flags of `lljax export`, `score` and `transfer`, which work on a finished run."""
 
 import inspect
 from collections.abc import Sequence

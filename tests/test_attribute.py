@@ -56,10 +56,14 @@ def test_scores_of_a_whole_batch_run_are_those_of_the_core(tmp_path):
             expected = jax.jit(lambda *a, of=of: lljax.attribution_scores(loss_auc, *a, of=of))
             scores = np.load(tmp_path / of / "scores.npy", allow_pickle=False)
             np.testing.assert_allclose(scores, expected(*data), rtol=1e-3, atol=1e-6)
+        end = jax.jit(loss_auc)(*data)[1].params
+        losses = np.asarray(problem.loss_fn(end, problem.train))
     rows = rows_of(tmp_path / "final")
     assert [row["rank"] for row in rows] == list(range(1, 65))
     assert [row["index"] for row in rows] == np.argsort(-scores, kind="stable").tolist()
     assert rows[0]["score"] == scores.max()
+    found = sorted((row["index"], row["loss"]) for row in rows)
+    np.testing.assert_allclose([loss for _, loss in found], losses, rtol=1e-3, atol=1e-6)
     about = json.loads((tmp_path / "final" / "attribution.json").read_text())
     assert about["settings"]["of"] == "final"
     assert about["desired_final_loss"] > 0

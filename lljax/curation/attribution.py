@@ -143,6 +143,13 @@ def _score(
         weights = np.asarray(tokens.read(problem.train))
         slopes = [np.asarray(tokens.read(scored.of_train)) for scored in found]
         of_tokens = (-weights * np.mean(slopes, axis=0)).astype(np.float32)
-    curve = np.stack([scored.losses for scored in found]).mean(axis=0, dtype=np.float64)
-    scores = np.mean([scored.scores for scored in found], axis=0).astype(np.float32)
-    return Found(scores if choice.each is not None else scores[0], of_tokens, curve)
+    scores, losses, train_losses = (
+        np.stack(values).mean(axis=0, dtype=np.float64)
+        for values in (
+            [scored.scores for scored in found],
+            [scored.losses for scored in found],
+            [scored.train_losses for scored in found],
+        )
+    )
+    scores = (scores if choice.each is not None else scores[0]).astype(np.float32)
+    return Found(scores, of_tokens, losses, train_losses)

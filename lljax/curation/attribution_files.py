@@ -30,6 +30,7 @@ COLUMNS: Mapping[str, Any] = {
     "rank": int,
     "index": int,
     "score": float,
+    "loss": float,
     "source": str,
     "document": int,
     "place": int,
@@ -38,6 +39,7 @@ COLUMNS: Mapping[str, Any] = {
     "perturbed": int,
 }
 """Of a training example: its rank, 1 for the highest score, and its number; its score in nats;
+its loss after the last step, by which wrong labels are found as well, without desired examples;
 where its document comes from, its document's number, which piece of it, and its group; and whether
 it was damaged on purpose, 0 or 1, where that is known."""
 TOKEN_COLUMNS: Mapping[str, Any] = {"tokens": list[str], "token_scores": list[float]}
@@ -71,7 +73,8 @@ class Found(NamedTuple):
 
     scores: np.ndarray  # [N], or [M, N] of each desired example
     tokens: np.ndarray | None  # [N, L]
-    losses: np.ndarray  # [T+1]
+    losses: np.ndarray  # [T+1], of the desired examples
+    train_losses: np.ndarray  # [N], of the training examples after the last step
 
 
 def check_folder(folder: Path, about: Mapping[str, Any]) -> None:
@@ -115,7 +118,7 @@ def write(
     scores = found.scores.astype(np.float64)
     scores = scores if scores.ndim == 1 else scores.mean(axis=0)
     order = np.argsort(-scores, kind="stable")
-    rows = [_row(problem, scores, rank, int(n)) for rank, n in enumerate(order, start=1)]
+    rows = [_row(problem, scores, found, rank, int(n)) for rank, n in enumerate(order, start=1)]
     columns = COLUMNS
     if tokens is not None and found.tokens is not None:
         columns = {**COLUMNS, **TOKEN_COLUMNS}
@@ -141,13 +144,14 @@ def write(
     return Attributed(path, _table(problem, choice, scores, rows, facts))
 
 
-def _row(problem: Problem, scores: np.ndarray, rank: int, n: int) -> dict[str, Any]:
+def _row(problem: Problem, scores: np.ndarray, found: Found, rank: int, n: int) -> dict[str, Any]:
     origins = problem.origins or own_origins(problem)
     document = int(origins.document[n])
     return {
         "rank": rank,
         "index": n,
         "score": float(scores[n]),
+        "loss": float(found.train_losses[n]),
         "source": origins.sources[document],
         "document": document,
         "place": int(origins.place[n]),
@@ -177,10 +181,11 @@ def _table(
     count = len(rows)
     auc, final = facts["desired_auc"], facts["desired_final_loss"]
     lines = [
-        f"scores by the {choice.measured}, nats: how much it falls when an example counts twice",
+        f"scores by the {choice.measured}, nats: how much it falls when an example counts twice;",
+        "losses of the training examples, nats, after the last step",
         f"of the run at uniform weights: AUC {auc:.4g}, final loss {final:.4g}",
         "",
-        f"{'rank':>8}  {'example':>8}  {'score':>10}",
+        f"{'rank':>8}  {'example':>8}  {'score':>10}  {'loss':>8}",
     ]
     ends = rows if count <= 2 * ENDS else [*rows[:ENDS], None, *rows[-ENDS:]]
     for row in ends:
@@ -190,10 +195,14 @@ def _table(
         text = " ".join(str(row["text"] or row["group"] or "").split())
         mark = "damaged  " if row["perturbed"] else ""
         cut = text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
-        score = f"{row['score']:.3e}"
-        lines.append(f"{row['rank']:>8}  {row['index']:>8}  {score:>10}  {mark:<9}{cut}".rstrip())
+        numbers = f"{row['score']:>10.3e}  {row['loss']:>8.4g}"
+        lines.append(f"{row['rank']:>8}  {row['index']:>8}  {numbers}  {mark}{cut}".rstrip())
     if problem.perturbed is not None and (planted := int(problem.perturbed.sum())):
-        lowest = sum(row["perturbed"] for row in rows[-planted:])
-        where = f"among the {planted:,} lowest scores"
-        lines += ["", f"of {planted:,} damaged examples {lowest:,} are {where}"]
+        by_loss = sorted(rows, key=lambda row: row["loss"])
+        lowest, largest = (sum(r["perturbed"] for r in of[-planted:]) for of in (rows, by_loss))
+        lines += [
+            "",
+            f"of {planted:,} damaged examples {lowest:,} are among the {planted:,} lowest scores, "
+            f"{largest:,} among the {planted:,} largest losses",
+        ]
     return "\n".join(lines)

@@ -14,9 +14,12 @@ from lljax.attribution import Measure, loss_cotangents, scores_of
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.pieces import segments_of
 from lljax.engine.placement import Placement, anywhere, compiled, compiled_parts, fetch
+from lljax.microbatch import split_microbatches
 from lljax.segments import OBJECTIVE
+from lljax.shards import find_shards
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
+from lljax.train_step import example_losses
 from lljax.types import Batch, Params, StepInputs
 
 SIDE_BY_SIDE = 16  # backward sweeps, at most
@@ -28,6 +31,7 @@ class Scored(NamedTuple):
     scores: np.ndarray  # [M, N], of each measure
     of_train: Any  # derivatives of the measure in the training examples; None if not asked for
     losses: np.ndarray  # [T+1], of the desired examples as a whole
+    train_losses: np.ndarray  # [N], of each training example at theta_T
 
 
 class _Measured(NamedTuple):
@@ -64,6 +68,15 @@ class ScoredRun:
         segments = segments_of(problem, inner, memory=plan.within_segment, data_axis=placement.axis)
         self._problem, self._plan, self._placement, self._each = problem, plan, placement, each
         of_state, number = placement.state, problem.num_train
+        self._train_losses = jax.jit(
+            lambda params, train: example_losses(
+                problem.loss_fn,
+                params,
+                split_microbatches(
+                    train, inner.microbatch_size, find_shards(placement.axis, train)
+                ),
+            )
+        )
         self._start = compiled_parts(segments.start, of_state, anywhere)
         self._forward = compiled_parts(segments.forward, of_state, anywhere, anywhere)
         self._last, self._before = loss_cotangents(of, plan.num_steps, jnp.float32)
@@ -110,7 +123,8 @@ class ScoredRun:
             scores, of_train = self._sweep_back(group, state, inputs, starts, kept, done)
             found.append(scores)
         scores = np.concatenate(found)[: self._each]
-        return Scored(scores, of_train, np.concatenate(curve))
+        train_losses = fetch(self._train_losses(state.params, self._problem.train))
+        return Scored(scores, of_train, np.concatenate(curve), train_losses)
 
     def _sweep_back(
         self,
