@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.stats import rankdata
 
 import lljax
 from benchmarks.output import Output
-from benchmarks.prediction import language, rare_words
+from benchmarks.prediction import Training, language, rare_words
 from lljax.attribution import Measure
 from lljax.tasks.config_file import load_experiment
 from lljax.tasks.problem import PolicyProblem, build_problem
@@ -133,6 +134,21 @@ def self_influence(digits: Digits, key: jax.Array, of: Measure) -> np.ndarray:
     return -np.asarray(jax.jit(all_pairs)(key))
 
 
+def consistency(digits: Digits, keys: jax.Array, of: Measure) -> np.ndarray:
+    """[N], the mean score over single desired examples and runs, in their standard deviations."""
+    problem = digits.problem
+    segments = lljax.build_segments(problem.loss_fn, problem.optimizer)
+
+    def each(key):
+        run = digits.run(key, problem.desired)
+        data = run.params, problem.train, problem.desired
+        return lljax.attribution_of_each(segments, run.inputs, *data, of=of, batch_size=16)
+
+    scores = np.asarray(jax.jit(lambda keys: jax.lax.map(each, keys))(keys))
+    scores = scores.reshape(-1, problem.num_train)
+    return scores.mean(axis=0) / (scores.std(axis=0) + 1e-12)
+
+
 def recall(scores: np.ndarray, planted: np.ndarray) -> float:
     """The share of the planted examples among as many of the lowest scores."""
     lowest = np.argsort(scores, kind="stable")[: planted.sum()]
@@ -165,17 +181,17 @@ def measure_recall(seeds: int) -> dict[str, list[float]]:
             add(f"T={num_steps} training loss, 4 runs", training_losses(of, keys[:4]), planted)
             for name in MEASURES if num_steps == 100 else ():
                 add(
+                    f"T={num_steps} {name}, 4 runs, mean / deviation",
+                    consistency(of, keys[:4], name),
+                    planted,
+                )
+                add(
                     f"T={num_steps} self-influence, {name}, 1 run",
                     self_influence(of, keys[0], name),
                     planted,
                 )
         print(f"seed {seed}: {planted.sum()} planted of {len(planted)}", flush=True)
     return found
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    a, b = (np.argsort(np.argsort(values)) for values in (first, second))
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def lds(scores: np.ndarray, left_out: np.ndarray, actual: np.ndarray) -> dict[str, float]:
@@ -185,7 +201,8 @@ def lds(scores: np.ndarray, left_out: np.ndarray, actual: np.ndarray) -> dict[st
 
     def mean(rows):
         pairs = zip(predicted[rows].T, actual[rows].T, strict=True)
-        return float(np.mean([rank_correlation(*pair) for pair in pairs]))
+        # Subsets that are drawn twice have one rank.
+        return float(np.mean([np.corrcoef(*map(rankdata, pair))[0, 1] for pair in pairs]))
 
     rng, count = np.random.default_rng(0), len(actual)
     times = BOOTSTRAP if scores.shape[0] == 1 else BOOTSTRAP // 10
@@ -224,10 +241,20 @@ def _whole_batch(make: Callable) -> Case:
     return Case(training.loss_fn, optimizer, *data, lljax.StepInputs(policy), size)
 
 
+def _fewer_sequences(seed: int) -> Training:
+    """So that retraining takes seconds."""
+    training = language(seed)
+    train, desired = (
+        jax.tree.map(lambda leaf, size=size: leaf[:size], batch)
+        for batch, size in ((training.train, 192), (training.desired, 96))
+    )
+    return training._replace(train=train, desired=desired, microbatch_size=None)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "digits, batches of 50": _digits_case,
     "rare words": lambda: _whole_batch(rare_words),
-    "small Transformer": lambda: _whole_batch(language),
+    "small Transformer": lambda: _whole_batch(_fewer_sequences),
 }
 
 
@@ -255,15 +282,22 @@ def measure_lds(case: Case, num_subsets: int) -> dict[str, Any]:
     wholes, ends = np.asarray(wholes, np.float64), np.asarray(ends, np.float64)
     found: dict[str, Any] = {}
     for place, of in enumerate(MEASURES):
-        score = jax.jit(functools.partial(lljax.attribution_scores, loss_auc, of=of))
-        scores = np.asarray(score(*run, case.desired))
+        score = functools.partial(lljax.attribution_scores, loss_auc, of=of)
+        scores, seconds = timed(score, *run, case.desired)
         found[f"{of}, all"] = lds(scores[None], left_out, wholes[:, place, None])
-    each = jax.jit(functools.partial(lljax.attribution_of_each, segments, of="final"))
-    started = time.monotonic()
-    matrix = np.asarray(jax.block_until_ready(each.lower(*run, few).compile()(*run, few)))
-    found["seconds_each"] = time.monotonic() - started
-    found["final, single"] = lds(matrix, left_out, ends)
+        found[f"{of}, all"]["seconds"] = seconds
+    each = functools.partial(lljax.attribution_of_each, segments, of="final")
+    scores, seconds = timed(each, *run, few)
+    found["final, single"] = lds(scores, left_out, ends) | {"seconds": seconds}
     return found
+
+
+def timed(function: Callable, *arguments: Any) -> tuple[np.ndarray, float]:
+    """What a function returns, and the seconds that it takes once it is compiled."""
+    program = jax.jit(function).lower(*arguments).compile()
+    started = time.monotonic()
+    found = np.asarray(program(*arguments))
+    return found, time.monotonic() - started
 
 
 def main() -> None:
@@ -286,9 +320,9 @@ def main() -> None:
     for name in arguments.cases.split(";") if "lds" in parts else ():
         found = measure_lds(CASES[name](), arguments.subsets)
         for of, value in found.items():
-            if isinstance(value, dict):
-                interval = f"[{value['low']:.3f}, {value['high']:.3f}]"
-                print(f"  {name:<24} {of:<14} LDS {value['lds']:.3f} {interval}", flush=True)
+            interval = f"[{value['low']:.3f}, {value['high']:.3f}]"
+            seconds = f"scores in {value['seconds']:.1f} s"
+            print(f"  {name:<22} {of:<13} LDS {value['lds']:.3f} {interval} {seconds}", flush=True)
         output.add(name, found | {"subsets": arguments.subsets})
     print(PUBLIC)
 

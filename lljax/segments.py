@@ -88,21 +88,10 @@ class Backward(Protocol):
         rows: jax.Array | StepInputs,
         loss_cotangents: jax.Array,
         data: Data,
-    ) -> tuple[Cotangent, Any]:
-        """(cotangent of s_{t+m}, kept, rows, dJ/dL [m]) -> (of s_t, of the rows)."""
-        ...
-
-
-class BackwardToTrain(Protocol):
-    def __call__(
-        self,
-        cotangent: Cotangent,
-        kept: Any,
-        rows: jax.Array | StepInputs,
-        loss_cotangents: jax.Array,
-        data: Data,
-    ) -> tuple[Cotangent, Any, Batch]:
-        """As `Backward`, and the derivative in the floating leaves of the training examples."""
+        to_train: bool = False,
+    ) -> tuple[Any, ...]:
+        """(cotangent of s_{t+m}, kept, rows, dJ/dL [m]) -> (of s_t, of the rows); and with
+        `to_train` of the training examples."""
         ...
 
 
@@ -113,7 +102,6 @@ class Segments(NamedTuple):
     forward: Forward
     start_backward: StartBackward
     backward: Backward
-    backward_to_train: BackwardToTrain
 
 
 def build_segments(
@@ -146,8 +134,8 @@ def build_segments(
     step. For the AUC it is 1/T, and 0 at t = 0. `losses` holds the mean desired loss under
     "objective" and that of every batch in `watched` under its name, measured in the same pass.
 
-    In the place of `backward`, `backward_to_train` also gives the derivative in the training
-    examples, like `train` with None for leaves that are not floating; it is summed over segments.
+    With `to_train=True` `backward` also gives the derivative in the training examples, like `train`
+    with None for leaves that are not floating: the sum over the steps of the segment.
 
     Compile the functions with `jax.jit`. What `forward` kept of a segment is either held until
     `backward` needs it, or made again by `forward` from the same state: then a long run needs the
@@ -245,32 +233,25 @@ def build_segments(
         run = training_run(data, state.params)
         return run.last_cotangent(state, Place(desired_index, None), loss_cotangent)[0]
 
-    def sweep_back(cotangent, kept, rows, loss_cotangents, data, of_train):
-        inputs = as_step_inputs(rows)
-        run = training_run(data, cotangent.params, inputs, of_train)
+    def backward(cotangent, kept, rows, loss_cotangents, data, to_train=False):
+        inputs, (leaves, structure) = as_step_inputs(rows), jax.tree.flatten(data[0])
+        wanted = tuple(to_train and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
+        run = training_run(data, cotangent.params, inputs, wanted)
         if eval_every > 1:
             wide = jnp.zeros(inputs.weights.shape[0], loss_cotangents.dtype)
             loss_cotangents = wide.at[::eval_every].set(loss_cotangents)
-        zeros = adjoint.Sums([jnp.zeros_like(leaf) for leaf in select(data[0], of_train)], [], [])
+        zeros = adjoint.Sums([jnp.zeros_like(leaf) for leaf in select(data[0], wanted)], [], [])
         cotangent, sums, of_inputs = adjoint.backward_sweep(
             run, cotangent, zeros, kept, inputs, loss_cotangents, memory
         )
         of_rows = of_inputs if isinstance(rows, StepInputs) else of_inputs.weights
-        return cotangent, of_rows, sums.train
-
-    def backward(*given):
-        cotangent, of_rows, _ = sweep_back(*given, ())
-        return cotangent, of_rows
-
-    def backward_to_train(cotangent, kept, rows, loss_cotangents, data):
-        leaves, structure = jax.tree.flatten(data[0])
-        wanted = tuple(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
-        cotangent, of_rows, found = sweep_back(cotangent, kept, rows, loss_cotangents, data, wanted)
-        given = iter(found)
-        of_train = [next(given) if is_wanted else None for is_wanted in wanted]
+        if not to_train:
+            return cotangent, of_rows
+        found = iter(sums.train)
+        of_train = [next(found) if is_wanted else None for is_wanted in wanted]
         return cotangent, of_rows, jax.tree.unflatten(structure, of_train)
 
-    return Segments(start, forward, start_backward, backward, backward_to_train)
+    return Segments(start, forward, start_backward, backward)
 
 
 def _parts(data: Data) -> tuple[Batch, Batch, Any]:

@@ -163,3 +163,12 @@ def test_memory_stays_flat_and_parts_are_kept(tmp_path):
     growth = [one[name]["temporary_mb"] for name in ("stored", "budget") for one in found]
     assert growth[1] - growth[0] > 5 * (growth[3] - growth[2])
     assert "| 400 | budget | RecomputeStates" in result.stdout
+
+
+@pytest.mark.slow
+def test_scores_predict_retraining(tmp_path):
+    flags = ("--only", "lds", "--cases", "rare words", "--subsets", "12", "--out", tmp_path)
+    result = benchmark("attribution", *flags)
+    found = json.loads((tmp_path / "attribution.json").read_text())["rare words"]
+    assert found["auc, all"]["lds"] > 0.7
+    assert "MAGIC" in result.stdout

@@ -84,10 +84,10 @@ class ScoredRun:
         self._is_drawn = of == "auc" and each is None
         one = jax.tree.map(lambda leaf: leaf[:1], problem.desired)
         self._cheapest = problem.desired if self._is_drawn else one  # where no loss is asked for
-        step_back = segments.backward_to_train if to_train else segments.backward
 
         def back(cotangent: Any, kept: Any, rows: Any, before: Any, data: Any) -> Any:
-            cotangent, of_rows, *of_train = step_back(cotangent, kept, rows, before, data)
+            found = segments.backward(cotangent, kept, rows, before, data, to_train=to_train)
+            cotangent, of_rows, *of_train = found
             return of_state(cotangent), scores_of(of_rows.weights, rows, number), of_train
 
         if each is None:
