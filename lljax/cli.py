@@ -1,4 +1,4 @@
-"""The command line: `lljax run`, `sweep`, `plan`, `report`, and those of `curation_flags`.
+"""The command line: `lljax run`, `sweep`, `plan`, `attribute`, `report`, and `curation_flags`'.
 
 Only reading the command line is here; `commands` has what the commands do. Packages are imported
 where they are used, so that help is quick and a missing one is named.
@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import lljax
 from lljax import cluster, curation_flags, failures, interrupt, streams
@@ -28,6 +28,7 @@ usage: lljax COMMAND ...
   lljax sweep CONFIG [--workdir DIR] [flags] several runs, and the table that compares them
   lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
   lljax check CONFIG [flags]                 how far its meta-gradient can be trusted
+  lljax attribute CONFIG --workdir DIR       score the training examples by one run's meta-gradient
   lljax report DIR [--pdf]                   draw the report of a finished run again
   lljax export DIR [--format F] [flags]      the documents of a run, ranked by weight or sampled
   lljax score DIR --data.path P [flags]      weigh documents that the run has not seen
@@ -91,6 +92,7 @@ def call(arguments: Sequence[str]) -> int:
         "sweep": _sweep,
         "plan": _plan,
         "check": _check,
+        "attribute": _attribute,
         "report": _report,
         "export": curation_flags.export,
         "score": curation_flags.score,
@@ -287,6 +289,57 @@ def _check(arguments: Sequence[str]) -> None:
     experiment = _load(_config_name("check", arguments, "get_config"))
     config, seconds = _parse("check", _check, experiment.config, arguments)
     print(printable(commands.check(experiment._replace(config=config), seconds)))
+
+
+def _attribute(arguments: Sequence[str]) -> None:
+    """Score each training example by what it does for the desired examples.
+
+    The config's training run at uniform weights is differentiated: a score is how much the measure
+    falls, in nats, when the example counts twice. The lowest scores are of examples that harm. Of
+    runs on batches the scores are means over outer.runs of them. DIR gets scores.npy and a table of
+    the examples, best first.
+    """
+    import tyro
+
+    name = _config_name("attribute", arguments, "get_config")
+    experiment = _load(name)
+    Config = type(experiment.config)
+    ConfigFile = Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG", help=CONFIG_HELP)
+    ]
+    Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+
+    def arg(text: str) -> Any:
+        return tyro.conf.arg(help=text)
+
+    def read(
+        config_file: ConfigFile,  # type: ignore[valid-type]
+        config: Settings = experiment.config,  # type: ignore[valid-type]
+        workdir: Annotated[Path, arg("folder of what is written")] = Path(
+            f"{_default_workdir(name)}-attribution"
+        ),
+        of: Annotated[
+            Literal["auc", "final"], arg("the measure: the desired loss's AUC, or its last value")
+        ] = "auc",
+        each: Annotated[
+            int | None, arg("scores for each of the first so many desired examples: [M, N]")
+        ] = None,
+        tokens: Annotated[bool, arg("also scores of the tokens, of a task that has them")] = False,
+        format: Annotated[Literal["parquet", "jsonl"], arg("of the table")] = "parquet",
+    ) -> tuple[Any, Path, dict[str, Any]]:
+        return config, workdir, {"of": of, "each": each, "tokens": tokens, "format": format}
+
+    config, workdir, choice = read_flags(
+        read,
+        prog=printable(without_secrets(f"lljax attribute {name or ''}".rstrip())),
+        description=inspect.getdoc(_attribute),
+        arguments=arguments,
+    )
+    from lljax import commands
+
+    workdir = without_tilde(workdir)
+    with in_words("attribute", workdir):
+        print(printable(commands.attribute(experiment._replace(config=config), workdir, **choice)))
 
 
 def _report(arguments: Sequence[str]) -> None:

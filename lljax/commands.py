@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lljax import cluster
 from lljax.artifacts.curves import complete
@@ -76,6 +77,20 @@ def check(experiment: Experiment, seconds: float) -> str:
 
     found = check_dense if experiment.config.policy.is_dense else check_over_runs
     return describe(found(experiment, seconds))
+
+
+def attribute(experiment: Experiment, folder: Path, **choice: Any) -> str:
+    """`lljax attribute`: scores the training examples of a config; where they are, and a table.
+
+    Raises:
+      UserError: the folder holds something else, or the settings or data do not fit.
+      RunFailed: the training diverges.
+    """
+    from lljax.curation.attribution import attribute as score_examples
+    from lljax.curation.attribution_files import Choice
+
+    done = score_examples(experiment, folder, Choice(**choice))
+    return f"{done.table}\n\n{done.path}"
 
 
 def transfer(root: Path, experiment: Experiment, seeds: int) -> str:

@@ -177,3 +177,11 @@ def test_compression_counts_bytes(tmp_path):
         assert abs(method["bytes"] - 49 - method["ideal"]) < 1e-3 * method["ideal"] + 8
     assert (tmp_path / "compression.png").exists()
     assert "| optimised | " in result.stdout
+
+
+def test_scores_predict_retraining(tmp_path):
+    flags = ("--only", "lds", "--cases", "rare words", "--subsets", "12", "--out", tmp_path)
+    result = benchmark("attribution", *flags)
+    found = json.loads((tmp_path / "attribution.json").read_text())["rare words"]
+    assert found["auc, all"]["lds"] > 0.7
+    assert "MAGIC" in result.stdout
