@@ -191,7 +191,7 @@ def measure(cell: Cell, seed: int, num_subsets: int) -> dict[str, Any]:
             loss_auc,
             key=jax.random.key(seed + 5),
             num_subsets=num_subsets,
-            outcome=outcome,
+            of=outcome,
             batch_size=16,
         )
         found = jax.jit(score)(*given)

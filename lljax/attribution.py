@@ -68,15 +68,30 @@ def attribution_scores(
 
     Reference: MAGIC, arXiv:2504.16430, section 3.
     """
+    given = policy, params, train, desired
+    return measure_and_scores(loss_auc, *given, of=of, constants=constants)[1]
+
+
+def measure_and_scores(
+    loss_auc: LossAuc,
+    policy: jax.Array | StepInputs,
+    params: Params,
+    train: Batch,
+    desired: Batch,
+    *,
+    of: Measure = "auc",
+    constants: Any = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(f [] of the run, what `attribution_scores` gives)."""
     checks.check_choice("of", of, Measure)
     inputs = _inputs(policy)
 
     def measure(weights: jax.Array) -> jax.Array:
         given = dataclasses.replace(inputs, weights=weights)
-        return _measured(*loss_auc(given, params, train, desired, constants), of)
+        return measured(*loss_auc(given, params, train, desired, constants), of)
 
-    slopes = jax.grad(measure)(inputs.weights)
-    return scores_of(slopes, inputs, checks.num_examples(train, "train"))
+    value, slopes = jax.value_and_grad(measure)(inputs.weights)
+    return value, scores_of(slopes, inputs, checks.num_examples(train, "train"))
 
 
 def attribution_of_each(
@@ -199,7 +214,7 @@ def token_scores(
 
     def measure(weights: jax.Array) -> jax.Array:
         found = loss_auc(policy, params, train_of(weights), desired, constants)
-        return _measured(*found, of)
+        return measured(*found, of)
 
     weights = checks.floating(token_weights, "token_weights")
     return -weights * jax.grad(measure)(weights)
@@ -227,5 +242,6 @@ def _inputs(policy: jax.Array | StepInputs) -> StepInputs:
     return dataclasses.replace(inputs, weights=checks.floating(inputs.weights, "policy"))
 
 
-def _measured(auc: jax.Array, info: LossAucInfo, of: Measure) -> jax.Array:
+def measured(auc: jax.Array, info: LossAucInfo, of: Measure) -> jax.Array:
+    """f [] of what a `LossAuc` returns."""
     return auc if of == "auc" else info.desired_losses[-1]

@@ -1,18 +1,16 @@
 """The linear datamodeling score: predicted against actual changes when examples are left out."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lljax import checks
+from lljax.attribution import Measure, measure_and_scores, measured
 from lljax.step_inputs import as_step_inputs
 from lljax.types import Batch, LossAuc, Params, StepInputs
-
-Outcome = Literal["auc", "final"]
-"""What of a run is predicted: the loss AUC, or the desired loss at its end."""
 
 NUM_RESAMPLES = 1000
 
@@ -39,29 +37,30 @@ def linear_datamodeling_score(
     key: jax.Array,
     num_subsets: int = 100,
     share: float = 0.05,
-    outcome: Outcome = "auc",
+    of: Measure = "auc",
     batch_size: int = 1,
 ) -> DatamodelingScore:
     """How well the meta-gradient foretells what training without some examples comes to.
 
-      predicted_s = -sum_{n in S_s} df/dw_n,  actual_s = f(w = 0 in S_s) - f(1),
+      predicted_s = sum_{n in S_s} score_n,  actual_s = f(v = 0 in S_s) - f(1),
       LDS = rank correlation of the two over s
 
-    w_n scales the weights of example n at all steps, and the subsets S_s are drawn at random. What
-    is left out is not made up for by the others.
+    v_n scales the weights of example n at all steps, score_n = -df/dv_n as in
+    `lljax.attribution_scores`, and the subsets S_s are drawn at random. What is left out is not
+    made up for by the others.
 
     Args:
       loss_auc, policy, params, train, desired, constants: a run, as `build_loss_auc` has it.
       key: of jax.random, draws the subsets.
       num_subsets: S, at least 3. Of 100 the 95 % interval is about 0.1 wide at 0.9.
       share: of the examples, left out of each run.
-      outcome: f, the loss AUC or the desired loss at the end of the run.
+      of: f, the AUC of the desired loss, or the "final" loss, after the last step.
       batch_size: retrainings at once, in one vmapped call.
 
     Returns:
       DatamodelingScore. Cost: one meta-gradient and S runs forward; memory: that of one meta-
       gradient, or of `batch_size` runs forward. Minutes of it are best called with fewer subsets
-      first, or in parts: `subset_changes`.
+      first.
 
     Raises:
       ValueError: a shape does not fit or a number is out of range.
@@ -73,39 +72,15 @@ def linear_datamodeling_score(
     checks.check_count("batch_size", batch_size)
     of_subsets, of_bootstrap = jax.random.split(key)
     left_out = draw_subsets(of_subsets, checks.num_examples(train, "train"), num_subsets, share)
-    value, slopes = example_slopes(
-        loss_auc, policy, params, train, desired, constants, outcome=outcome
-    )
+    data = params, train, desired
+    value, scores = measure_and_scores(loss_auc, policy, *data, of=of, constants=constants)
+    inputs = as_step_inputs(policy)
 
     def retrain(absent):
-        return _outcome(loss_auc, policy, params, train, desired, constants, outcome, 1.0 - absent)
+        return measured(*loss_auc(scaled(inputs, 1.0 - absent), *data, constants), of)
 
     actual = jax.lax.map(retrain, left_out, batch_size=min(batch_size, num_subsets)) - value
-    return score_predictions(-(left_out @ slopes), actual, value, of_bootstrap)
-
-
-def example_slopes(
-    loss_auc: LossAuc,
-    policy: jax.Array | StepInputs,
-    params: Params,
-    train: Batch,
-    desired: Batch,
-    constants: Any = None,
-    *,
-    outcome: Outcome = "auc",
-) -> tuple[jax.Array, jax.Array]:
-    """(f [], df/dw [N] at w = 1), w_n a factor on the weights of example n at all steps.
-
-    Cost: one meta-gradient.
-    """
-    checks.check_choice("outcome", outcome, Outcome)
-    inputs = as_step_inputs(policy)
-    ones = jnp.ones(checks.num_examples(train, "train"), jnp.asarray(inputs.weights).dtype)
-
-    def f(factors):
-        return _outcome(loss_auc, policy, params, train, desired, constants, outcome, factors)
-
-    return jax.value_and_grad(f)(ones)
+    return score_predictions(left_out @ scores, actual, value, of_bootstrap)
 
 
 def draw_subsets(key: jax.Array, num_examples: int, num_subsets: int, share: float) -> jax.Array:
@@ -145,22 +120,6 @@ def rank_correlation(first: jax.Array, second: jax.Array) -> jax.Array:
     a, b = centred_ranks(first), centred_ranks(second)
     finite = jnp.isfinite(first).all() & jnp.isfinite(second).all()
     return jnp.where(finite, (a @ b) / jnp.sqrt((a @ a) * (b @ b)), jnp.nan)
-
-
-def _outcome(
-    loss_auc: LossAuc,
-    policy: jax.Array | StepInputs,
-    params: Params,
-    train: Batch,
-    desired: Batch,
-    constants: Any,
-    outcome: Outcome,
-    factors: jax.Array,
-) -> jax.Array:
-    """[] what a run comes to whose weights are scaled by factors [N]."""
-    inputs = scaled(as_step_inputs(policy), factors)
-    auc, info = loss_auc(inputs, params, train, desired, constants)
-    return auc if outcome == "auc" else info.desired_losses[-1]
 
 
 def scaled(inputs: StepInputs, factors: jax.Array) -> StepInputs:
