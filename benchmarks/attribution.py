@@ -37,9 +37,9 @@ EACH = 50  # desired examples with scores of their own
 BOOTSTRAP = 2000
 MEASURES: tuple[Measure, ...] = ("auc", "final")
 PUBLIC = """\
-Public figures, of other protocols:
-  MAGIC, LDS of GPT-2's fine-tuning 0.983 +- 0.005; EK-FAC 0.47, SOURCE 0.39, TrackStar 0.18
-  (arXiv:2504.16430: final losses of single test examples, many more examples, the same order)
+Public figures; models, data and the subsets that are left out are others:
+  MAGIC, LDS on GPT-2's fine-tuning 0.983 +- 0.005; EK-FAC 0.47, SOURCE 0.39, TrackStar 0.18
+  (arXiv:2504.16430)
   TRAK, planted wrong labels: 74 of 100 among the first 100 inspected"""
 
 
