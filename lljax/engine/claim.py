@@ -19,7 +19,8 @@ from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
 _FREE = (
-    *("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers"),
+    *("inner.memory", "inner.memory_budget_gb", "policy.memory"),
+    *("outer.checkpoint_seconds", "trackers"),
     *("mesh.devices", "mesh.params", "mesh.stuck_minutes"),  # to rounding
 )
 # Settings that say how far it goes: a run may be given others.
@@ -75,7 +76,7 @@ class Claim:
     def _is_remains(self, path: Path) -> bool:
         """Whether it is what a run writes whose folder is taken away: checkpoints half written."""
         workdir = self._workdir
-        folders = (workdir.checkpoints, *workdir.sweeps)
+        folders = (workdir.checkpoints, workdir.checkpoint_rows, *workdir.sweeps)
         if path not in folders or not path.is_dir():
             return False
         return all(UNFINISHED in part.name for part in path.iterdir())

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -15,6 +16,14 @@ def digest(tree: Any) -> str:
         array = np.asarray(leaf)
         total.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
         total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def digest_of_blocks(shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]) -> str:
+    """`digest` of one array, of which blocks of rows come one after the other."""
+    total = hashlib.sha256(f"{shape}{np.dtype(dtype)}".encode())
+    for rows in blocks:
+        total.update(np.ascontiguousarray(rows).data)
     return total.hexdigest()
 
 

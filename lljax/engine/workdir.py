@@ -21,7 +21,9 @@ from lljax.errors import UserError
 from lljax.safe_text import printable
 
 _SNAPSHOT = re.compile(r"(\d{6,})\.npz")
-STARTS = "_starts"  # behind the name of a meta-gradient's folder
+# Behind the name of a folder of checkpoints: of the states in which segments start, and of blocks
+# of rows.
+STARTS, ROWS = "_starts", "_rows"
 _DIGEST = "sha256"  # of the other arrays in a snapshot
 
 
@@ -40,9 +42,10 @@ class Workdir:
         self.checkpoints = root / "checkpoints"
         self.sweep = root / "sweep"
         self.look = root / "look"
-        # Of meta-gradients on their way, each beside the states in which its segments start.
+        self.checkpoint_rows = root / f"checkpoints{ROWS}"
+        # Of meta-gradients on their way, each beside what is written once of it.
         self.sweeps = [
-            root / f"{name}{part}" for name in ("sweep", "look") for part in ("", STARTS)
+            root / f"{name}{part}" for name in ("sweep", "look") for part in ("", STARTS, ROWS)
         ]
         self.snapshots = root / "snapshots"
         self.policy = root / schema.POLICY_FILE
@@ -95,7 +98,8 @@ class Workdir:
             self.metrics.unlink(missing_ok=True)
             for step in self.snapshot_steps():
                 self._snapshot(step).unlink()
-            CheckpointFolder(self.checkpoints).clear()
+            for folder in (self.checkpoints, self.checkpoint_rows):
+                CheckpointFolder(folder).clear()
         except OSError as error:
             raise cannot_write(self.root, error) from error
 
