@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 import lljax
 from lljax import cluster
+from lljax.artifacts.reading import Unreadable
 from lljax.engine.checkpoint_folder import Damaged
 from lljax.engine.metrics import Metrics
 from lljax.engine.policy_memory import Policy
 from lljax.engine.row_blocks import RowBlocks
 from lljax.engine.row_files import RowFiles
 from lljax.engine.state_checkpoints import ONE, Restored, StateCheckpoints
-from lljax.engine.workdir import Workdir
+from lljax.engine.workdir import ROWS, Workdir
 from lljax.step_control import OuterState
 
 Block = Callable[[int], list[np.ndarray]]
@@ -32,45 +34,43 @@ class Checkpoints(StateCheckpoints):
 
     def __init__(
         self,
-        workdir: Workdir,
+        folder: Path,
         template: OuterState,
         run: Mapping[str, Any],
-        like: RowBlocks,
-        in_blocks: bool,
         layout: str = ONE,
+        segments: Sequence[slice] = (),
+        blocks: RowBlocks | None = None,
     ):
         """As `StateCheckpoints`.
 
         Args:
-          workdir: where they are.
+          folder, run, layout: as there.
           template: has the shapes and dtypes of a state in one piece.
-          run, layout: as there.
-          like: has the form of the policy in blocks.
-          in_blocks: whether the run's policy is.
+          segments: whose rows a block has, where a policy may be in blocks.
+          blocks: has the form of the policy, if it is.
         """
-        super().__init__(workdir.checkpoints, jax.eval_shape(_as_saved, template), run, layout)
-        scalars, arrays = _apart(self._template)
-        self._scalars, self._num_arrays = scalars, len(arrays)
-        self._in_blocks, self._like = in_blocks, like
-        self._rows = RowFiles(workdir.checkpoint_rows)
-        if in_blocks:
-            self._form = {"blocks": len(like.segments)}
+        super().__init__(folder, jax.eval_shape(_as_saved, template), run, layout)
+        self._scalars, self._arrays = _apart(self._template)
+        self._segments, self._blocks = segments, blocks
+        self._rows = RowFiles(folder.with_name(folder.name + ROWS))
+        if blocks is not None:
+            self._form = {"blocks": len(segments)}
         self._opened: tuple[int, Block] | None = None
 
     def save(self, step: int, state: OuterState, metrics: Sequence[Metrics]) -> None:
         saved: Any = _as_saved(state)
-        if self._in_blocks:
+        if self._blocks is not None:
             self._make_room(step)
             saved, arrays = _apart(saved)
-            for index, steps in enumerate(self._like.segments):
+            for index, steps in enumerate(self._segments):
                 self._rows.save(self._number(step, index), arrays, steps, self._owner(step))
         super().save(step, saved, metrics)
 
     def find_start(self, workdir: Workdir) -> Restored | None:
         found = super().find_start(workdir)
-        if found is None or not self._in_blocks:
+        if found is None or self._blocks is None:
             return found
-        arrays = self._load(found.step, self._num_arrays)
+        arrays = self._load(found.step, len(self._arrays))
         return found._replace(state=self._together(found.state, arrays))
 
     def best(self, metrics: Sequence[Metrics]) -> tuple[int, Policy] | None:
@@ -83,7 +83,7 @@ class Checkpoints(StateCheckpoints):
         if found is None:
             return None
         step, policy = found
-        if self._in_blocks:
+        if self._blocks is not None:
             (policy,) = self._load(step, 1)
         return first_with_policy_of(step, metrics), policy
 
@@ -94,13 +94,8 @@ class Checkpoints(StateCheckpoints):
                 break
             restored = self._restore(step)
             if restored is not None:
-                return step, None if self._in_blocks else restored.state.policy
+                return step, None if self._blocks is not None else restored.state.policy
         return None
-
-    @cluster.on_first
-    def tidy(self) -> None:
-        super().tidy()
-        self._rows.tidy()
 
     @cluster.on_first
     def _make_room(self, step: int) -> None:
@@ -119,15 +114,15 @@ class Checkpoints(StateCheckpoints):
     def _prune_rows(self) -> None:
         """Removes those of checkpoints that are gone."""
         steps = {*self._files.numbers()}
-        self._rows.keep(lambda number: number // len(self._like.segments) in steps)
+        self._rows.keep(lambda number: number // len(self._segments) in steps)
 
     def _read(self, step: int) -> tuple[Any, dict[str, Any]]:
         """Of a policy in blocks the scalars, once every block has been seen to be whole."""
-        if not self._in_blocks and "blocks" not in self._files.record(step):
+        if self._blocks is None and "blocks" not in self._files.record(step):
             return super()._read(step)
         scalars, block, record = self._open(step)
-        blocks = range(len(self._like.segments))
-        if self._in_blocks:
+        blocks = range(len(self._segments))
+        if self._blocks is not None:
             for index in blocks:
                 _check(block(index)[0])
             return scalars, record
@@ -136,15 +131,15 @@ class Checkpoints(StateCheckpoints):
 
     def _open(self, step: int) -> tuple[Any, Block, dict[str, Any]]:
         """The scalars of a state, its blocks and its record, of either form."""
-        segments = self._like.segments
+        segments = self._segments
         if "blocks" in self._files.record(step):
             scalars, record = self._files.restore(step, self._scalars)
 
             def read(index: int) -> list[np.ndarray]:
-                steps, number = segments[index], self._number(step, index)
-                return self._rows.read(
-                    number, self._like, self._num_arrays, steps, self._owner(step)
-                )
+                try:
+                    return self._rows.read(self._number(step, index), self._owner(step))
+                except Unreadable as error:
+                    raise Damaged(f"of its rows, {error}") from error
 
             return scalars, read, record
         whole, record = super()._read(step)
@@ -153,8 +148,9 @@ class Checkpoints(StateCheckpoints):
 
     def _load(self, step: int, number: int) -> list[RowBlocks]:
         """The first arrays of a state, block by block, in every process."""
-        arrays = [self._like.empty() for _ in range(number)]
-        for index, steps in enumerate(self._like.segments):
+        blocks = cast(RowBlocks, self._blocks)
+        arrays = [blocks.empty() for _ in range(number)]
+        for index, steps in enumerate(self._segments):
             rows = cluster.from_first(lambda: self._block(step, index)[:number])  # noqa: B023
             for array, part in zip(arrays, rows, strict=True):
                 array[steps] = part
@@ -176,13 +172,13 @@ class Checkpoints(StateCheckpoints):
 
     def _number(self, step: int, index: int) -> int:
         """Of the file of a block."""
-        return step * len(self._like.segments) + index
+        return step * len(self._segments) + index
 
     def _owner(self, step: int) -> dict[str, Any]:
         return {"outer_step": step, "run": self._run}
 
     def _check(self, state: Any) -> None:
-        if not self._in_blocks:
+        if self._blocks is None:
             _check(state.policy)
 
     def _needed(self, known: Sequence[int]) -> set[int]:

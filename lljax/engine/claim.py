@@ -11,6 +11,7 @@ from lljax.artifacts.reading import Unreadable, cannot_read, check_absent, read_
 from lljax.engine.checkpoint_folder import UNFINISHED, CheckpointFolder
 from lljax.engine.differences import ABSENT, differences, shown
 from lljax.engine.progress import log
+from lljax.engine.row_files import RowFiles
 from lljax.engine.state_checkpoints import newest_record
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed, UserError
@@ -76,7 +77,7 @@ class Claim:
     def _is_remains(self, path: Path) -> bool:
         """Whether it is what a run writes whose folder is taken away: checkpoints half written."""
         workdir = self._workdir
-        folders = (workdir.checkpoints, workdir.checkpoint_rows, *workdir.sweeps)
+        folders = (workdir.checkpoints, *workdir.sweeps)
         if path not in folders or not path.is_dir():
             return False
         return all(UNFINISHED in part.name for part in path.iterdir())
@@ -204,6 +205,8 @@ class Claim:
             workdir.begin()
             for folder in workdir.sweeps:
                 CheckpointFolder(folder).clear()
+            for folder in workdir.rows:
+                RowFiles(folder).clear()
         if not self.is_unchanged:
             self._say_what_changes()
             try:

@@ -19,7 +19,7 @@ from lljax.engine.placement import Placement, device_name
 from lljax.engine.policy_memory import Policy
 from lljax.engine.progress import bar_of_steps, log
 from lljax.engine.resumable import ResumableSweep
-from lljax.engine.row_blocks import RowBlocks, check_policy
+from lljax.engine.row_blocks import check_policy
 from lljax.engine.state_checkpoints import Restored
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
 from lljax.engine.sweep_state import Sweep
@@ -75,7 +75,7 @@ class Optimization:
         self._meta_gradient = MetaGradient(problem, inner, plan, has_active_set, placement)
         self._policies = self._meta_gradient.policies
         self._uniform = self._policies.uniform()
-        self._blocks = RowBlocks(plan.segments, problem.num_train, placement)
+        self._segments, self._shape = plan.segments, (inner.num_steps, problem.num_train)
         method = meta_optimizer(outer)
         self._rules = lljax.build_step_control(method, grow=outer.grow, shrink=outer.shrink)
         self._control = self._policies.control(self._rules, outer.smoothing)
@@ -157,11 +157,11 @@ class Optimization:
         self._looks.clear()
 
     def _open_checkpoints(self) -> Checkpoints:
-        blocks, in_blocks = self._blocks, isinstance(self._uniform, RowBlocks)
-        shape = jax.ShapeDtypeStruct(blocks.shape, np.float32)
+        shape = jax.ShapeDtypeStruct(self._shape, np.float32)
         objective = jax.ShapeDtypeStruct((), np.float32)
         template = jax.eval_shape(self._rules.begin, shape, objective, shape)
-        return Checkpoints(self._workdir, template, self._run, blocks, in_blocks, self._layout)
+        folder, blocks = self._workdir.checkpoints, self._policies.blocks
+        return Checkpoints(folder, template, self._run, self._layout, self._segments, blocks)
 
     def _begin(self, checkpoints: Checkpoints) -> OuterState:
         """Outer step 0: the conventional policy, its meta-gradient and its metrics."""

@@ -27,7 +27,7 @@ ON_DEVICES = 5  # the uniform policy, the best one, a trial, its gradient, a mom
 class OnDevices:
     """Arrays [T, N] are whole on the devices, split by columns."""
 
-    in_words = ""
+    in_words, blocks = "", None
 
     def __init__(self, shape: tuple[int, ...], placement: Placement):
         self._shape, self._placement = shape, placement

@@ -47,7 +47,10 @@ class StateCheckpoints:
         """
         self._layout = layout
         self._files = CheckpointFolder(folder, background=True)
-        self._template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+        # Of their form and no memory: some states are larger than one host's.
+        self._template = jax.tree.map(
+            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template
+        )
         self._run = dict(run)
         self._form: dict[str, Any] = {}  # what a record says of the form of its state
         self._damaged: set[int] = set()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lljax import cluster
+from lljax.artifacts.reading import Unreadable
 from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged
 from lljax.engine.digests import digest
 from lljax.engine.placement import fetch
@@ -97,7 +98,7 @@ class SweepCheckpoints:
         sweep = self._restore(outer_step, lambda: in_blocks, template, outer)
         if sweep is not None:
             for index in _done(sweep, gradient):
-                gradient[gradient.segments[index]] = self._read_block(index, gradient)
+                gradient[gradient.segments[index]] = self._read_block(index)
             sweep.policy_grad, self._num_rows = gradient, sweep.backward
         return sweep
 
@@ -115,8 +116,8 @@ class SweepCheckpoints:
         if isinstance(template.policy_grad, RowBlocks):
             self._owner["blocks"] = len(template.policy_grad.segments)
         self._num_starts = 0
-        for files in (self._files, self._starts, self._rows):
-            files.tidy()
+        self._files.tidy()
+        self._starts.tidy()
         numbers = self._files.numbers()
         for number in reversed(numbers):
             if number // _numbers_a_step(template) != outer_step:
@@ -141,7 +142,7 @@ class SweepCheckpoints:
             in_blocks = {"policy_grad": None} if isinstance(gradient, RowBlocks) else {}
             sweep = dataclasses.replace(template, **(arrays | in_blocks))
             for index in _done(sweep, gradient) if in_blocks else ():
-                self._read_block(index, gradient)
+                self._read_block(index)
             for index in range(sweep.forward + 1):
                 place = self._starts.path(index)
                 leaves, owner = self._starts.restore(index, template.start(index))
@@ -155,15 +156,19 @@ class SweepCheckpoints:
         return sweep
 
     @cluster.read_on_first
-    def _read_block(self, index: int, gradient: RowBlocks) -> np.ndarray:
-        (rows,) = self._rows.read(index, gradient, 1, gradient.segments[index], self._owner)
+    def _read_block(self, index: int) -> np.ndarray:
+        try:
+            (rows,) = self._rows.read(index, self._owner)
+        except Unreadable as error:
+            raise Damaged(f"of its rows, {error}") from error
         return rows
 
     @cluster.on_first
     def clear(self) -> None:
         """Forgets the sweep, whose result is on disk."""
-        for files in (self._files, self._starts, self._rows):
-            files.clear()
+        self._files.clear()
+        self._starts.clear()
+        self._rows.clear()
         self._last = time.monotonic()
 
 

@@ -12,19 +12,18 @@ import numpy as np
 from lljax import cluster
 from lljax.artifacts import schema
 from lljax.artifacts.failures import cannot_write
-from lljax.artifacts.files import metrics_line, write_atomically, write_npz
-from lljax.artifacts.reading import Unreadable, check_absent, read_npz
+from lljax.artifacts.files import metrics_line, write_atomically
+from lljax.artifacts.reading import Unreadable, check_absent
 from lljax.engine.checkpoint_folder import CheckpointFolder
-from lljax.engine.digests import digest
+from lljax.engine.digests import read_signed, write_signed
 from lljax.engine.progress import log
+from lljax.engine.row_files import RowFiles
 from lljax.errors import UserError
 from lljax.safe_text import printable
 
 _SNAPSHOT = re.compile(r"(\d{6,})\.npz")
-# Behind the name of a folder of checkpoints: of the states in which segments start, and of blocks
-# of rows.
+# Behind the name of a folder of checkpoints: of states in which segments start, of blocks of rows.
 STARTS, ROWS = "_starts", "_rows"
-_DIGEST = "sha256"  # of the other arrays in a snapshot
 
 
 class Workdir:
@@ -42,11 +41,11 @@ class Workdir:
         self.checkpoints = root / "checkpoints"
         self.sweep = root / "sweep"
         self.look = root / "look"
-        self.checkpoint_rows = root / f"checkpoints{ROWS}"
-        # Of meta-gradients on their way, each beside what is written once of it.
+        # Of meta-gradients on their way, each beside the states in which its segments start.
         self.sweeps = [
-            root / f"{name}{part}" for name in ("sweep", "look") for part in ("", STARTS, ROWS)
+            root / f"{name}{part}" for name in ("sweep", "look") for part in ("", STARTS)
         ]
+        self.rows = [root / f"{name}{ROWS}" for name in ("checkpoints", "sweep", "look")]
         self.snapshots = root / "snapshots"
         self.policy = root / schema.POLICY_FILE
         self.summary = root / schema.SUMMARY_FILE
@@ -98,8 +97,8 @@ class Workdir:
             self.metrics.unlink(missing_ok=True)
             for step in self.snapshot_steps():
                 self._snapshot(step).unlink()
-            for folder in (self.checkpoints, self.checkpoint_rows):
-                CheckpointFolder(folder).clear()
+            CheckpointFolder(self.checkpoints).clear()
+            RowFiles(self.rows[0]).clear()
         except OSError as error:
             raise cannot_write(self.root, error) from error
 
@@ -142,19 +141,14 @@ class Workdir:
                 self.snapshots.mkdir()
         except OSError as error:
             raise cannot_write(self.snapshots, error) from error
-        known = np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8)
-        write_npz(self._snapshot(step), {**arrays, _DIGEST: known})
+        write_signed(self._snapshot(step), arrays)
 
     @cluster.read_on_first
     def read_snapshot(self, step: int) -> dict[str, np.ndarray] | None:
         """An analysis that was kept; None where there is none that is intact, with a word."""
         path = self._snapshot(step)
         try:
-            arrays = read_npz(path)
-            known = arrays.pop(_DIGEST, np.empty(0))
-            if known.tobytes().hex() == digest(arrays):
-                return arrays
-            reason = "it does not fit its digest"
+            return read_signed(path)
         except FileNotFoundError:
             return None
         except OSError as error:
