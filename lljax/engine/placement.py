@@ -79,12 +79,12 @@ class Placement:
     def to_host(self, rows: Any) -> dict[int, np.ndarray]:
         """The columns of an array [..., N] that this process has, by the first of each part."""
         if self.mesh is None:
-            return {0: np.asarray(rows)}
+            return {0: _own(rows)}
         parts: dict[int, np.ndarray] = {}
         for shard in self.columns(rows).addressable_shards:
             first = shard.index[-1].start or 0
             if first not in parts:  # where N cannot be split, every device has all
-                parts[first] = np.asarray(shard.data)
+                parts[first] = _own(shard.data)
         return parts
 
     def from_host(self, parts: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> jax.Array:
@@ -139,6 +139,14 @@ class Placement:
             return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
         return jax.tree.map(put, tree)
+
+
+def _own(rows: Any) -> np.ndarray:
+    """Rows in memory of NumPy's."""
+    array = np.asarray(rows)
+    # On a CPU that is JAX's own buffer. Among its short-lived ones, those that stay would leave
+    # gaps which nothing fits into: half as much memory again.
+    return array.copy() if jax.devices()[0].platform == "cpu" else array
 
 
 ONE_DEVICE = Placement()

@@ -125,14 +125,16 @@ def by_blocks(function: Callable, *trees: Any, halo: int = 0) -> Any:
         its own rows depend on. What is returned for them is left out.
     """
     blocks = next(leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, RowBlocks))
-    made: list[Any] = []
+    made = None
     for steps in blocks.segments:
         wide = slice(max(0, steps.start - halo), min(len(blocks), steps.stop + halo))
         rows = jax.tree.map(lambda x: x[wide] if isinstance(x, RowBlocks) else x, trees)  # noqa: B023
-        leaves, structure = jax.tree.flatten(function(*rows))
-        made = made or [blocks.empty(x.dtype) if x.ndim == 2 else x for x in leaves]
-        for whole, leaf in zip(made, leaves, strict=True):
+        found = function(*rows)
+        if made is None:
+            made = jax.tree.map(lambda x: blocks.empty(x.dtype) if x.ndim == 2 else x, found)
+        for whole, leaf in zip(*map(jax.tree.leaves, (made, found)), strict=True):
             if isinstance(whole, RowBlocks):
                 inner = slice(steps.start - wide.start, steps.stop - wide.start)
                 whole[steps] = leaf[inner] if halo else leaf
-    return jax.tree.unflatten(structure, made)
+        del rows, found, leaf  # or the next block's would stand beside them
+    return made
