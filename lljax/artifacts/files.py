@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,31 @@ def write_npy(path: Path, array: np.ndarray) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` so that a reader, or a kill, sees the old or the new file.
+def write_npy_rows(
+    path: Path, shape: tuple[int, ...], dtype: Any, blocks: Iterable[np.ndarray]
+) -> None:
+    """The file that `write_npy` writes, of blocks of rows that come one after the other."""
+    buffer = io.BytesIO()
+    form = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(buffer, form | {"shape": shape})
+    rows = (np.ascontiguousarray(block).data for block in blocks)
+    write_atomically(path, itertools.chain([buffer.getvalue()], rows))
+
+
+def write_atomically(path: Path, content: bytes | Iterable[Any]) -> None:
+    """Replaces `path` by `content`, bytes or parts one after the other, so that a reader, or a
+    kill, sees the old or the new file.
 
     Raises:
       RunFailed: the disk does not take it. The old file is as it was.
     """
+    parts: Iterable[Any] = [content] if isinstance(content, bytes) else content
     temporary = None
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
         # mkstemp makes private files, but an artifact is as readable as any file the user makes.
         mask = os.umask(0)
         os.umask(mask)

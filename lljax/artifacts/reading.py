@@ -1,9 +1,10 @@
 """Reads files that a disk may have damaged: whatever is wrong with one is said in a few words."""
 
+import contextlib
 import errno
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,28 @@ def read_npy(path: Path) -> np.ndarray:
     return _load(path, lambda array: array.view(np.ndarray))
 
 
+def map_npy(path: Path) -> np.ndarray:
+    """One array, which memory need not hold: what is used of it is read then. Raises as `read_npy`
+    where its form is wrong, or not all of it is there."""
+    with path.open("rb"), _unreadable():
+        return np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+
+
 def _load(path: Path, take: Callable[[Any], Any]) -> Any:
-    with path.open("rb") as file:
-        try:
-            return take(np.load(file, allow_pickle=False))
-        except Exception as error:  # whatever numpy and zipfile make of damaged bytes
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-                raise  # of the disk
-            words = printable(" ".join(str(error).split()))[:200]
-            raise Unreadable(f"{type(error).__name__}: {words}") from None
+    with path.open("rb") as file, _unreadable():
+        return take(np.load(file, allow_pickle=False))
+
+
+@contextlib.contextmanager
+def _unreadable() -> Iterator[None]:
+    """What numpy and zipfile make of damaged bytes, as `Unreadable`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # of the disk
+        words = printable(" ".join(str(error).split()))[:200]
+        raise Unreadable(f"{type(error).__name__}: {words}") from None
 
 
 def _constant(word: str) -> float:

@@ -1,10 +1,8 @@
 """The analyses of policies along an optimisation, kept in the workdir and made again where lost."""
 
-import jax
-
-import lljax
 from lljax.engine.analysis import Analysis, build_analysis, snapshot_steps
 from lljax.engine.placement import ONE_DEVICE, Placement
+from lljax.engine.policy_memory import InHosts, OnDevices, Policy
 from lljax.engine.progress import AnalysisProgress, log
 from lljax.engine.workdir import Workdir
 from lljax.tasks.config import ExperimentConfig
@@ -23,25 +21,25 @@ class Analyses:
         config: ExperimentConfig,
         problem: PolicyProblem,
         workdir: Workdir,
+        policies: OnDevices | InHosts,
         placement: Placement = ONE_DEVICE,
     ):
         self.steps = snapshot_steps(config.outer.num_steps)
         self._workdir = workdir
-        uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
-        self._uniform, self._placement = placement.columns(uniform), placement
+        self._policies, self._uniform = policies, policies.uniform()
         self._analyse = build_analysis(problem, config.inner.microbatch_size, placement)
 
-    def of(self, step: int, policy: jax.Array) -> Analysis:
+    def of(self, step: int, policy: Policy) -> Analysis:
         """The analysis of the policy [T, N] of an outer step."""
         kept = self._workdir.read_snapshot(step)
         if kept is not None:
             return kept
         with AnalysisProgress(f"analysis of outer step {step}") as progress:
-            analysis = self._analyse(self._placement.columns(policy), progress.update)
+            analysis = self._analyse(self._policies.placed(policy), progress.update)
         self._workdir.save_snapshot(step, analysis)
         return analysis
 
-    def path(self, best_step: int, best_policy: jax.Array) -> dict[int, Analysis]:
+    def path(self, best_step: int, best_policy: Policy) -> dict[int, Analysis]:
         """By outer step: of the conventional policy, of those that were kept, and of the best.
 
         A run that was given more outer steps has kept others than one that was begun with as many.

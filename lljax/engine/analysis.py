@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import lljax
 from lljax.artifacts.schema import SETS
 from lljax.engine.placement import ONE_DEVICE, Placement, anywhere, compiled_parts, fetch
+from lljax.engine.row_blocks import by_rows
 from lljax.microbatch import split_microbatches
 from lljax.segments import OBJECTIVE
 from lljax.shards import find_shards
@@ -40,7 +42,7 @@ def snapshot_steps(num_outer_steps: int) -> set[int]:
 
 def build_analysis(
     problem: PolicyProblem, microbatch_size: int | None, placement: Placement = ONE_DEVICE
-) -> Callable[[jax.Array, Callable[[int, int], None]], Analysis]:
+) -> Callable[[Any, Callable[[int, int], None]], Analysis]:
     """The full measurement of a policy: loss curves on all sets, and the Learning Law.
 
     Contributions are those to the objective, which the law speaks of: with a train share of 0 it
@@ -86,7 +88,7 @@ def build_analysis(
             "contributive": placement.columns(contributions > 0),
         }
 
-    def analyse(policy: jax.Array, done: Callable[[int, int], None]) -> Analysis:
+    def analyse(policy: Any, done: Callable[[int, int], None]) -> Analysis:
         num_steps, data = len(policy), (problem.train, problem.desired)
         steps = law_steps(num_steps)
         state, first = start(problem.params, data, others)
@@ -104,7 +106,8 @@ def build_analysis(
         measured |= {name: np.stack([part[name] for part in laws]) for name in laws[0]}
         measured["contributive"] = measured["contributive"].mean(axis=0)
         if problem.perturbed is not None:
-            measured["perturbed_share"] = fetch(share_of(policy, problem.perturbed))
+            chosen = problem.perturbed
+            measured["perturbed_share"] = by_rows(lambda rows: share_of(rows, chosen), policy)
         return measured
 
     return analyse

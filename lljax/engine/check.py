@@ -15,6 +15,7 @@ from lljax.engine.memory_plan import plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import number
 from lljax.engine.placement import find_placement
+from lljax.engine.policy_memory import place_policy
 from lljax.engine.smoothness import STEP, Reruns, reruns_of_dense, smoothness_of
 from lljax.tasks.config import ExperimentConfig, InnerConfig
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
@@ -34,9 +35,9 @@ def check(experiment: Experiment, seconds: float) -> "Findings":
     with placement.context():
         problem = placement.problem(problem)
         plan = plan_memory(problem, config.inner, placement=placement)
+        plan = place_policy(plan, config, problem.num_train, placement)
         meta_gradient = MetaGradient(problem, config.inner, plan, placement=placement)
-        reruns = reruns_of_dense(meta_gradient, config, problem, placement)
-        return check_run(problem, config, reruns, seconds)
+        return check_run(problem, config, reruns_of_dense(meta_gradient, problem), seconds)
 
 
 class Findings(NamedTuple):

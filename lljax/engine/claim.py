@@ -11,6 +11,7 @@ from lljax.artifacts.reading import Unreadable, cannot_read, check_absent, read_
 from lljax.engine.checkpoint_folder import UNFINISHED, CheckpointFolder
 from lljax.engine.differences import ABSENT, differences, shown
 from lljax.engine.progress import log
+from lljax.engine.row_files import RowFiles
 from lljax.engine.state_checkpoints import newest_record
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed, UserError
@@ -19,7 +20,8 @@ from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
 _FREE = (
-    *("inner.memory", "inner.memory_budget_gb", "outer.checkpoint_seconds", "trackers"),
+    *("inner.memory", "inner.memory_budget_gb", "policy.memory"),
+    *("outer.checkpoint_seconds", "trackers"),
     *("mesh.devices", "mesh.params", "mesh.stuck_minutes"),  # to rounding
 )
 # Settings that say how far it goes: a run may be given others.
@@ -203,6 +205,8 @@ class Claim:
             workdir.begin()
             for folder in workdir.sweeps:
                 CheckpointFolder(folder).clear()
+            for folder in workdir.rows:
+                RowFiles(folder).clear()
         if not self.is_unchanged:
             self._say_what_changes()
             try:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lljax.engine.policy_memory import finite_rows
 from lljax.engine.progress import log
 from lljax.engine.sweep_state import Sweep
 from lljax.errors import RunFailed
@@ -52,7 +53,7 @@ def check_curve(
 
 def check_gradient(sweep: Sweep, learning_rate: float) -> None:
     """RunFailed unless the meta-gradient of the conventional policy is finite."""
-    bad = ~np.isfinite(sweep.policy_grad).all(axis=1)
+    bad = ~finite_rows(sweep.policy_grad)
     if bad.any():
         raise RunFailed(
             f"the meta-gradient of the conventional policy is not finite at {bad.sum()} of "

@@ -7,7 +7,7 @@ import numpy as np
 
 import lljax
 from lljax.artifacts import manifest
-from lljax.artifacts.reading import Unreadable, check_absent, read_npy
+from lljax.artifacts.reading import Unreadable, check_absent, map_npy
 from lljax.artifacts.results import load_results
 from lljax.engine.claim import Claim
 from lljax.engine.progress import log
@@ -15,6 +15,7 @@ from lljax.engine.workdir import Workdir
 from lljax.errors import CannotRead, UserError
 from lljax.safe_text import printable
 
+CHECKED_BYTES = 2**26
 State = Literal["whole", "report is wrong", "unfinished"]
 
 
@@ -65,12 +66,14 @@ def _can_be_read(claim: Claim, workdir: Workdir) -> bool:
     """Whether the files of a run without a manifest are of the right form."""
     try:
         num_steps = load_results(workdir.root).num_steps
-        policy = read_npy(workdir.policy)
+        policy = map_npy(workdir.policy)
         if not claim.is_dense:
             return bool(np.isfinite(policy).all())
         if policy.ndim != 2 or len(policy) != num_steps:
             return False
-        lljax.check_policy(jnp.asarray(policy))
+        rows = max(1, CHECKED_BYTES // max(1, policy[:1].nbytes))  # at once
+        for start in range(0, num_steps, rows):
+            lljax.check_policy(jnp.asarray(policy[start : start + rows]))
     except CannotRead:
         raise
     except OSError as error:

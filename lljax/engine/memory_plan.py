@@ -44,6 +44,9 @@ class MemoryPlan:
       spread_bytes: of a device's part of such a record.
       whole_state_bytes: of one state, on all devices together.
       num_local: devices of a process.
+      policy_arrays: of the form [T, N] that the hosts hold in blocks of rows in the worst moment;
+        0: the devices have the policy.
+      policy_held_bytes: of one of them in a process's memory.
     """
 
     mode: Mode
@@ -55,6 +58,12 @@ class MemoryPlan:
     spread_bytes: int
     whole_state_bytes: int
     num_local: int = 1
+    policy_arrays: int = 0
+    policy_held_bytes: int = 0
+
+    @property
+    def policy_in_hosts(self) -> bool:
+        return self.policy_arrays > 0
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -100,11 +109,12 @@ class MemoryPlan:
         return held * self.record_bytes * (2 if mode == "offload" else 1)
 
     def host_bytes(self, mode: Mode) -> int:
-        """A process's memory for the segments' first states, which each process has whole, and for
-        what is off-loaded."""
+        """A process's memory for the segments' first states, which each process has whole, for
+        policies in blocks of rows, and for what is off-loaded."""
         starts = (len(self.segments) + 1) * self.whole_state_bytes
+        policies = self.policy_arrays * self.policy_held_bytes
         kept = self.num_steps * self.record_bytes * self.num_local
-        return starts + (kept if mode == "offload" else 0)
+        return starts + policies + (kept if mode == "offload" else 0)
 
 
 def plan_memory(
@@ -151,10 +161,15 @@ def plan_memory(
         num_runs * num_bytes(record.state),
         placement.num_local,
     )
-    return dataclasses.replace(plan, mode=_choose(plan, inner))
+    return dataclasses.replace(plan, mode=choose_mode(plan, inner))
 
 
-def _choose(plan: MemoryPlan, inner: InnerConfig) -> Mode:
+def choose_mode(plan: MemoryPlan, inner: InnerConfig) -> Mode:
+    """The mode that was asked for, or the fastest that fits.
+
+    Raises:
+      UserError: the one that was asked for does not fit.
+    """
     if inner.memory != "auto":
         if inner.memory not in plan.modes:
             raise UserError(

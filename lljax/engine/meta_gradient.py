@@ -28,6 +28,7 @@ from lljax.engine.placement import (
     compiled_parts,
     fetch,
 )
+from lljax.engine.policy_memory import policy_memory
 from lljax.engine.sweep_state import Sweep
 from lljax.segments import OBJECTIVE, Data
 from lljax.step_control import OuterState
@@ -49,6 +50,7 @@ class MetaGradient:
 
     Attributes:
       num_segments: C.
+      policies: where policies and their gradients are.
       cost: forward passes of an example a step, of the forward and of the backward sweep.
     """
 
@@ -100,7 +102,8 @@ class MetaGradient:
     ) -> None:
         """What does not depend on how the programs are made; the shapes are those of a sweep."""
         self._plan, self._data, self._watched = plan, data, watched
-        self._curve_shape, self._grad_shape = curve_shape, grad_shape
+        self._curve_shape = curve_shape
+        self.policies = policy_memory(plan, grad_shape, self._placement)
         self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
         self._keeper = plan.keeper
         self.num_segments = len(plan.segments)
@@ -113,7 +116,7 @@ class MetaGradient:
             {n: np.zeros(self._curve_shape, np.float32) for n in (OBJECTIVE, *self._watched)},
             [np.zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
             [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
-            np.zeros(self._grad_shape, np.float32),
+            self.policies.new_gradient(),
         )
 
     def compile(self) -> Programs:
@@ -184,14 +187,10 @@ class MetaGradient:
                 self._data,
             )
             del kept
-            sweep.policy_grad[steps] = fetch(slopes)
+            self.policies.put(sweep.policy_grad, steps, slopes)
             sweep.cotangent = jax.tree.leaves(fetch(cotangent))
             sweep.backward += 1
             done(sweep)
-
-    def placed(self, policy_grad: np.ndarray) -> Any:
-        """A gradient [T, N] where the policy is."""
-        return self._placement.columns(policy_grad)
 
     def known_slopes(self, policy: jax.Array, complete: ArrayLike) -> jax.Array | None:
         """[T, N] bool: where a gradient has slopes that is not complete; None where it has all."""

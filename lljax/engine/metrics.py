@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 import lljax
 from lljax.engine.analysis import Analysis
+from lljax.engine.row_blocks import RowBlocks, by_rows
 from lljax.engine.sweep_state import Sweep
 from lljax.step_control import OuterState
 
@@ -22,9 +23,14 @@ def number(value: Any) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def mean_gap(policy: jax.Array, policy_grad: Any, known: Any = None) -> float | None:
+def mean_gap(policy: Any, policy_grad: Any, known: Any = None) -> float | None:
     """The optimality gap of a policy [T, N], mean over t; None where slopes are unknown."""
+    if isinstance(policy, RowBlocks):
+        return number(jnp.asarray(by_rows(_gaps, policy, policy_grad)).mean())
     return number(_mean_gap(policy, policy_grad, known))
+
+
+_gaps = jax.jit(lljax.optimality_gap)
 
 
 @jax.jit

@@ -15,16 +15,18 @@ from lljax.engine.checkpoints import Checkpoints
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import Metrics
-from lljax.engine.placement import Placement, compiled, device_name
+from lljax.engine.placement import Placement, device_name
+from lljax.engine.policy_memory import Policy
 from lljax.engine.progress import bar_of_steps, log
 from lljax.engine.resumable import ResumableSweep
+from lljax.engine.row_blocks import check_policy
 from lljax.engine.state_checkpoints import Restored
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.trackers import Trackers
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed
-from lljax.step_control import OuterState, StepControl
+from lljax.step_control import OuterState
 from lljax.tasks.config import ExperimentConfig, meta_optimizer
 from lljax.tasks.problem import PolicyProblem
 
@@ -33,7 +35,7 @@ class BestPolicy(NamedTuple):
     """The policy with the lowest validation AUC."""
 
     outer_step: int
-    policy: jax.Array  # [T, N]
+    policy: Policy  # [T, N]
     optimality_gap: float | None  # over all examples, mean over t; None where it is not finite
 
 
@@ -69,20 +71,18 @@ class Optimization:
         self.device = device_name(placement)
         self._config, self._problem, self._run = config, problem, run
         self._workdir, self._open_trackers = workdir, open_trackers
-        uniform = lljax.uniform_policy(inner.num_steps, problem.num_train)
-        self._placement, self._uniform = placement, placement.columns(uniform)
-        self._analyses = analyses
-        active_set = outer.check_every is not None
-        self.meta_gradient = MetaGradient(problem, inner, plan, active_set, placement)
-        control = lljax.build_step_control(
-            meta_optimizer(outer), grow=outer.grow, shrink=outer.shrink
-        )
-        self._control = StepControl(*[compiled(part, placement.columns) for part in control])
-        every = outer.checkpoint_seconds
+        self._analyses, self._layout = analyses, placement.layout
+        has_active_set = outer.check_every is not None
+        self.meta_gradient = MetaGradient(problem, inner, plan, has_active_set, placement)
+        self._policies = self.meta_gradient.policies
+        self._uniform = self._policies.uniform()
+        self._segments, self._shape = plan.segments, (inner.num_steps, problem.num_train)
+        method = meta_optimizer(outer)
+        self._rules = lljax.build_step_control(method, grow=outer.grow, shrink=outer.shrink)
+        self._control = self._policies.control(self._rules, outer.smoothing)
+        every, label = outer.checkpoint_seconds, "look at all examples, outer step"
         self._sweeps = SweepCheckpoints(workdir.sweep, every, run)
-        self._looks = SweepCheckpoints(
-            workdir.look, every, run, label="look at all examples, outer step"
-        )
+        self._looks = SweepCheckpoints(workdir.look, every, run, label)
 
     def find_start(self) -> Restored | None:
         """The newest outer step that can be continued from; None where there is none.
@@ -106,7 +106,7 @@ class Optimization:
                 latest, state = 0, self._begin(checkpoints)
             else:
                 latest, self.metrics = start.step, start.metrics
-                state = self.meta_gradient.with_known(self._placement.columns(start.state))
+                state = self.meta_gradient.with_known(self._policies.placed(start.state))
                 self._workdir.write_metrics(self.metrics)
                 log(f"continuing after outer step {latest}, from {self._workdir.checkpoints}")
                 # Of a later lost one no policy is left, but of this one and of the first there is.
@@ -141,12 +141,12 @@ class Optimization:
                     f"{self.metrics[wanted]['validation_auc']:.6g}"
                 )
             try:
-                lljax.check_policy(policy)
+                check_policy(policy)
             except ValueError as error:
                 raise RunFailed(f"the policy of outer step {step} is none: {error}") from error
             if self._looks_at_all(step):
                 return BestPolicy(step, policy, self.metrics[step]["optimality_gap"])
-            policy = self._placement.columns(policy)
+            policy = self._policies.placed(policy)
             after_the_last = self.metrics[-1]["outer_step"] + 1
             with self._sweep(self._looks, after_the_last, policy, checkpoints) as look:
                 look.forward()
@@ -158,11 +158,11 @@ class Optimization:
         self._looks.clear()
 
     def _open_checkpoints(self) -> Checkpoints:
-        shape = jax.ShapeDtypeStruct(self._uniform.shape, self._uniform.dtype)
+        shape = jax.ShapeDtypeStruct(self._shape, np.float32)
         objective = jax.ShapeDtypeStruct((), np.float32)
-        template = jax.eval_shape(self._control.begin, shape, objective, shape)
-        layout = self._placement.layout
-        return Checkpoints(self._workdir.checkpoints, template, self._run, layout)
+        template = jax.eval_shape(self._rules.begin, shape, objective, shape)
+        folder, blocks = self._workdir.checkpoints, self._policies.blocks
+        return Checkpoints(folder, template, self._run, self._layout, self._segments, blocks)
 
     def _begin(self, checkpoints: Checkpoints) -> OuterState:
         """Outer step 0: the conventional policy, its meta-gradient and its metrics."""
@@ -203,7 +203,7 @@ class Optimization:
         state = self.meta_gradient.with_known(state)
         measured = dict(self.metrics[-1])
         if "look" in done:
-            gradient = self._placement.columns(done["look"].policy_grad)
+            gradient = self._policies.placed(done["look"].policy_grad)
             measured["optimality_gap"] = metrics.mean_gap(state.policy, gradient)
         elif state.accepted:
             measured = self._measure(state, done["trial"])
@@ -211,7 +211,7 @@ class Optimization:
         return state
 
     def _sweep(
-        self, saved: SweepCheckpoints, step: int, policy: jax.Array, checkpoints: Checkpoints
+        self, saved: SweepCheckpoints, step: int, policy: Policy, checkpoints: Checkpoints
     ) -> ResumableSweep:
         return ResumableSweep(self.meta_gradient, saved, step, policy, checkpoints)
 

@@ -5,10 +5,11 @@ import dataclasses
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -75,6 +76,26 @@ class Placement:
         """Arrays [..., N], those with an entry for each training example, split by example."""
         return self._put(tree, self._of_columns)
 
+    def to_host(self, rows: Any) -> dict[int, np.ndarray]:
+        """The columns of an array [..., N] that this process has, by the first of each part."""
+        if self.mesh is None:
+            return {0: _own(rows)}
+        parts: dict[int, np.ndarray] = {}
+        for shard in self.columns(rows).addressable_shards:
+            first = shard.index[-1].start or 0
+            if first not in parts:  # where N cannot be split, every device has all
+                parts[first] = _own(shard.data)
+        return parts
+
+    def from_host(self, parts: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> jax.Array:
+        """The array [..., N] of which the processes have such parts."""
+        if self.mesh is None:
+            return jnp.asarray(parts[0])
+        sharding = jax.NamedSharding(self.mesh, self._of_columns(shape))
+        return jax.make_array_from_callback(
+            shape, sharding, lambda index: parts[(index or ())[-1].start or 0]
+        )
+
     def state(self, tree: Any) -> Any:
         """Parameters, and what a training run makes of them: whole, or split with the parameters.
 
@@ -118,6 +139,14 @@ class Placement:
             return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
         return jax.tree.map(put, tree)
+
+
+def _own(rows: Any) -> np.ndarray:
+    """Rows in memory of NumPy's."""
+    array = np.asarray(rows)
+    # On a CPU that is JAX's own buffer. Among its short-lived ones, those that stay would leave
+    # gaps which nothing fits into: half as much memory again.
+    return array.copy() if jax.devices()[0].platform == "cpu" else array
 
 
 ONE_DEVICE = Placement()

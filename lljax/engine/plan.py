@@ -23,6 +23,7 @@ from lljax.engine.placement import (
     device_name,
     find_placement,
 )
+from lljax.engine.policy_memory import ON_DEVICES, place_policy
 from lljax.engine.probe import measure_step, num_sweeps, step_flops
 from lljax.engine.units import count, duration, size
 from lljax.tasks.config import ExperimentConfig, meta_optimizer
@@ -40,7 +41,7 @@ class RunPlan:
       data_lines: what became of the data.
       num_params: scalars in theta.
       data_bytes: of all examples.
-      policy_bytes: of one array [T, N].
+      policy_bytes: of one array [T, N]; where the hosts have the policy, of the rows of a segment.
       sweep_bytes: working memory of a meta-gradient beside what is kept: the larger of the forward
         and the backward program's temporary and output arrays.
       update_bytes: device memory while a policy is updated: the policies and gradients involved.
@@ -93,7 +94,9 @@ class RunPlan:
     def peak_bytes(self, mode: Any) -> int:
         """Device memory in the worst moment, under a mode of keeping states."""
         # The uniform and the best policy, its gradient and a momentum; in a sweep also the trial.
-        policies = 5 * self.policy_bytes
+        # Of those in the hosts a segment's rows, and those of the segment before.
+        number = 2 if self.memory.policy_in_hosts else ON_DEVICES
+        policies = number * self.policy_bytes
         states = 3 * self.memory.state_bytes  # theta_0, a sweep's state and its cotangent
         sweeping = policies + states + self.memory.device_bytes(mode) + self.sweep_bytes
         return self.data_bytes + max(sweeping, self.policy_bytes + self.update_bytes)
@@ -114,6 +117,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
 
 def _plan(config: ExperimentConfig, problem: PolicyProblem, placement: Placement) -> RunPlan:
     memory = plan_memory(problem, config.inner, placement=placement)
+    memory = place_policy(memory, config, problem.num_train, placement)
     started = time.monotonic()
     programs = MetaGradient(problem, config.inner, memory, placement=placement).compile()
     compile_seconds = time.monotonic() - started
@@ -122,7 +126,10 @@ def _plan(config: ExperimentConfig, problem: PolicyProblem, placement: Placement
         _memory(programs.forward).made - programs.kept_bytes,
         _memory(programs.backward).made - memory.remade_bytes,
     )
-    shape = config.inner.num_steps, problem.num_train
+    rows = memory.num_steps
+    if memory.policy_in_hosts:  # with the neighbours that gradients are averaged over
+        rows = min(rows, memory.segment_length + 2 * config.outer.smoothing)
+    shape = rows, problem.num_train
     policy = placement.columns(jax.ShapeDtypeStruct(shape, np.float32))
     forward, backward = measure_step(problem, config.inner, memory, placement)
     batches = {id(b): b for b in (getattr(problem, n) for n in ("train", "objective", *SETS))}
@@ -195,6 +202,12 @@ def describe(plan: RunPlan) -> str:
         lines.append(
             f"  {mode:<16}{size(memory.device_bytes(mode)):>20}"
             f"{size(plan.peak_bytes(mode)):>20}{size(memory.host_bytes(mode)):>12}{chosen}"
+        )
+    if memory.policy_in_hosts:
+        held, number = memory.policy_held_bytes, memory.policy_arrays
+        lines.append(
+            f"  the host holds {number} policies, gradients and momenta in blocks of rows "
+            f"({size(held)} each); the devices have the rows of one segment at a time"
         )
     lines += [
         f"  the peak holds data ({size(plan.data_bytes)}), policies and their gradients "

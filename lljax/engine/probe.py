@@ -115,6 +115,7 @@ def _measure(
     short = dataclasses.replace(
         plan,
         mode="store",
+        policy_arrays=0,
         segments=tuple(slice(start, start + PROBE_STEPS) for start in starts),
         within_segment=lljax.StoreStates(),
     )

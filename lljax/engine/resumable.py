@@ -71,7 +71,8 @@ class ResumableSweep:
     def gradient(self, all_examples: bool = True) -> tuple[Any, jax.Array | None]:
         """As `backward`: (the gradient [T, N], which of its entries are slopes)."""
         known = self._meta_gradient.known_slopes(self._policy, all_examples)
-        return self._meta_gradient.placed(self.backward(all_examples).policy_grad), known
+        gradient = self.backward(all_examples).policy_grad
+        return self._meta_gradient.policies.placed(gradient), known
 
     def _after_segment(self, sweep: Sweep) -> None:
         self._progress.update(sweep)

@@ -15,8 +15,9 @@ import numpy as np
 
 from lljax import cluster
 from lljax.artifacts import schema
-from lljax.artifacts.files import write_arrays, write_npy, write_samples, write_summary
+from lljax.artifacts.files import write_arrays, write_samples, write_summary
 from lljax.artifacts.manifest import write_manifest
+from lljax.artifacts.reading import map_npy
 from lljax.engine import analysis, finished, summary
 from lljax.engine.analyses import Analyses
 from lljax.engine.claim import Claim
@@ -25,15 +26,15 @@ from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.metrics import Metrics
 from lljax.engine.offload_check import verify_offload
 from lljax.engine.optimization import BestPolicy, Optimization
-from lljax.engine.placement import Placement, device_name, fetch, find_placement
+from lljax.engine.placement import Placement, device_name, find_placement
+from lljax.engine.policy_memory import place_policy, policy_memory, require_policy_memory
 from lljax.engine.progress import log
 from lljax.engine.smoothness import keep_smoothness, read_smoothness, reruns_of_dense
 from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed
-from lljax.tasks.config import InnerConfig
+from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
-from lljax.tasks.size import require_memory_for_policies
 
 OFFLOAD_ERROR = 1e-5  # relative; more and off-loading is not trusted
 
@@ -100,13 +101,15 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     makers = find_trackers(config.trackers)
     placement = find_placement(config.mesh)
     problem = build_problem(experiment)
-    require_memory_for_policies(config.inner.num_steps, problem.num_train)
     claim.compare_data(fingerprint(problem), problem.provenance)
     with placement.context():
         problem = placement.problem(problem)
-        plan = _checked_plan(problem, config.inner, placement)
+        plan = _checked_plan(problem, config, placement)
+        require_policy_memory(plan, problem.num_train)
         trackers = functools.partial(open_trackers, makers, workdir.root, experiment.settings())
-        analyses = Analyses(config, problem, workdir, placement)
+        shape = config.inner.num_steps, problem.num_train
+        policies = policy_memory(plan, shape, placement)
+        analyses = Analyses(config, problem, workdir, policies, placement)
         optimization = Optimization(
             config, problem, workdir, analyses, claim.run, plan, trackers, placement
         )
@@ -117,31 +120,37 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
         log(
             f"{experiment.task.name}: T = {config.inner.num_steps} inner steps in "
             f"{len(plan.segments)} segments ({plan.mode}), N = {problem.num_train} training "
-            f"examples, {config.outer.num_steps} outer steps on {device_name(placement)}; files "
-            f"in {workdir.root}"
+            f"examples{policies.in_words}, {config.outer.num_steps} outer steps on "
+            f"{device_name(placement)}; files in {workdir.root}"
         )
         cluster.end_if_stuck(config.mesh.stuck_minutes)
         keep_smoothness(
             workdir,
-            lambda: reruns_of_dense(optimization.meta_gradient, config, problem, placement),
+            lambda: reruns_of_dense(optimization.meta_gradient, problem),
             config.seed,
         )
         optimization.optimize(start)
         workdir.check_present()
         started, best = time.monotonic(), optimization.best_policy()
         path = analyses.path(best.outer_step, best.policy)
-        policy = fetch(best.policy).astype(np.float32, copy=False)
+        policies.write(workdir.policy, best.policy)
     took = time.monotonic() - started
-    _write_results(
-        experiment, problem, workdir, path, best._replace(policy=policy), optimization, took
-    )
+    _write_results(experiment, problem, workdir, path, best, optimization, took)
     optimization.clear()
 
 
-def _checked_plan(problem: PolicyProblem, inner: InnerConfig, placement: Placement) -> MemoryPlan:
+def _checked_plan(
+    problem: PolicyProblem, config: ExperimentConfig, placement: Placement
+) -> MemoryPlan:
     """The memory plan; without off-loading where that gives another gradient."""
+    inner = config.inner
+
+    def plan_on_this_host() -> MemoryPlan:
+        plan = plan_memory(problem, inner, placement=placement)
+        return place_policy(plan, config, problem.num_train, placement)
+
     # By the memory of the first host: all have to run the same programs.
-    plan = cluster.from_first(lambda: plan_memory(problem, inner, placement=placement))
+    plan = cluster.from_first(plan_on_this_host)
     if plan.mode != "offload":
         return plan
     error = verify_offload(problem, inner, plan, placement)
@@ -172,15 +181,14 @@ def _write_results(
     Args:
       experiment, problem, workdir, optimization: of the run.
       path: analyses along the optimisation, by outer step.
-      best: its policy is in the host's memory.
+      best: its policy is written already.
       evaluation: seconds that measuring it took.
     """
     config, metrics = experiment.config, optimization.metrics
-    last, policy = best.outer_step, np.asarray(best.policy)
+    last, policy = best.outer_step, map_npy(workdir.policy)
     # Where no outer step was an improvement the conventional policy is the best one.
     ends = {"conventional": path[0], "optimized": path[last]}
     gaps = {"conventional": metrics[0]["optimality_gap"], "optimized": best.optimality_gap}
-    write_npy(workdir.policy, policy)
     arrays = summary.collect_arrays(problem, policy, path)
     write_arrays(workdir.root, arrays, config.inner.num_steps)
     samples = summary.samples(problem, policy)

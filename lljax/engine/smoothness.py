@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import lljax
 from lljax import cluster, trust
 from lljax.artifacts.fields import check_fields
 from lljax.artifacts.files import write_json
@@ -16,11 +15,9 @@ from lljax.artifacts.reading import check_absent, read_json
 from lljax.artifacts.schema import SMOOTHNESS
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import number
-from lljax.engine.placement import Placement, compiled
 from lljax.engine.progress import SweepProgress, log
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.workdir import Workdir
-from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Params
 
@@ -70,26 +67,15 @@ class Reruns:
         return sweep.start(self.meta_gradient.num_segments)[: len(jax.tree.leaves(self.params))]
 
 
-def reruns_of_dense(
-    meta_gradient: MetaGradient,
-    config: ExperimentConfig,
-    problem: PolicyProblem,
-    placement: Placement,
-) -> Reruns:
+def reruns_of_dense(meta_gradient: MetaGradient, problem: PolicyProblem) -> Reruns:
     """Of the one deterministic run of a dense policy."""
-    uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
+    policies = meta_gradient.policies
 
-    def slopes(policy: jax.Array, gradient: np.ndarray) -> np.ndarray:
-        return gradient.sum(axis=0, dtype=np.float64) / problem.num_train
+    def slopes(policy: Any, gradient: Any) -> np.ndarray:
+        return policies.column_sums(gradient) / problem.num_train
 
-    return Reruns(
-        meta_gradient,
-        placement.columns(uniform),
-        compiled(lambda policy, factors: policy * factors[None], placement.columns),
-        slopes,
-        problem.num_train,
-        problem.params,
-    )
+    uniform, number = policies.uniform(), problem.num_train
+    return Reruns(meta_gradient, uniform, policies.scaled, slopes, number, problem.params)
 
 
 class Smoothness(NamedTuple):

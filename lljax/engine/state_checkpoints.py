@@ -47,8 +47,12 @@ class StateCheckpoints:
         """
         self._layout = layout
         self._files = CheckpointFolder(folder, background=True)
-        self._template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+        # Of their form and no memory: some states are larger than one host's.
+        self._template = jax.tree.map(
+            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template
+        )
         self._run = dict(run)
+        self._form: dict[str, Any] = {}  # what a record says of the form of its state
         self._damaged: set[int] = set()
         self._last: Sequence[Metrics] = ()
 
@@ -84,6 +88,7 @@ class StateCheckpoints:
             "run": self._run,
             "metrics": list(metrics),
             "layout": self._layout,
+            **self._form,
         }
         self._files.save(step, state, record)
         self._damaged.discard(step)
@@ -156,7 +161,7 @@ class StateCheckpoints:
         """A checkpoint; None, with a word, where it is damaged."""
         self.wait()
         try:
-            arrays, record = self._files.restore(step, self._template)
+            arrays, record = self._read(step)
             if record.get("outer_step") != step or record.get("run") != self._run:
                 raise Damaged("it belongs to another outer step or run")
             # Arrays bound to a device, as orbax makes them, would compile every program again.
@@ -168,6 +173,10 @@ class StateCheckpoints:
             self._damaged.add(step)
             return None
         return Restored(step, state, record["metrics"], record.get("layout", ONE))
+
+    def _read(self, step: int) -> tuple[Any, dict[str, Any]]:
+        """A state and its record; Damaged where they cannot be read."""
+        return self._files.restore(step, self._template)
 
     def _check(self, state: Any) -> None:
         """Damaged if it is no state."""

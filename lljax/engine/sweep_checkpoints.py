@@ -2,19 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
+import numpy as np
 
 from lljax import cluster
+from lljax.artifacts.reading import Unreadable
 from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged
 from lljax.engine.digests import digest
 from lljax.engine.placement import fetch
 from lljax.engine.progress import log
+from lljax.engine.row_blocks import RowBlocks
+from lljax.engine.row_files import RowFiles
 from lljax.engine.sweep_state import Sweep
-from lljax.engine.workdir import STARTS
+from lljax.engine.workdir import ROWS, STARTS
 
 
 class OuterCheckpoints(Protocol):
@@ -40,24 +43,40 @@ class SweepCheckpoints:
         self._files = CheckpointFolder(folder)
         # States in which segments start do not change any more: each is written once.
         self._starts = CheckpointFolder(folder.with_name(folder.name + STARTS))
+        # So are blocks of the gradient's rows, where it is in blocks.
+        self._rows = RowFiles(folder.with_name(folder.name + ROWS))
         self._every, self._run, self.label = every, dict(run), label
         self._last, self._took = time.monotonic(), 0.0
         self._owner: dict[str, Any] = {}
-        self._num_starts = 0  # that are written
+        self._num_starts = self._num_rows = 0  # that are written
 
-    @cluster.on_first
     def save_at_times(self, outer_step: int, sweep: Sweep, outer: OuterCheckpoints) -> None:
         """Saves the sweep when it is time to; raises RunFailed if the disk does not take it."""
-        started = time.monotonic()
-        wait = max(self._every, 20 * self._took) if self._every else 0
-        if started - self._last < wait:
+        started, gradient = time.monotonic(), sweep.policy_grad
+        if not isinstance(gradient, RowBlocks):
+            self._save_if_due(outer_step, sweep, outer, started)
+        # All processes have a part of a block, and none is written twice.
+        elif cluster.from_first(lambda: self._is_due(started)):
+            for index in _done(sweep, gradient)[self._num_rows :]:
+                self._rows.save(index, [gradient], gradient.segments[index], self._owner)
+            self._num_rows = sweep.backward
+            self._save_if_due(outer_step, sweep, outer, started)
+
+    def _is_due(self, now: float) -> bool:
+        return now - self._last >= (max(self._every, 20 * self._took) if self._every else 0)
+
+    @cluster.on_first
+    def _save_if_due(
+        self, outer_step: int, sweep: Sweep, outer: OuterCheckpoints, started: float
+    ) -> None:
+        if not self._is_due(started):
             return
         outer.wait()  # the sweep is of no use without the outer step before it
         for index in range(self._num_starts, sweep.forward + 1):
             self._starts.save(index, sweep.start(index), self._owner)
         self._num_starts = sweep.forward + 1
         number = _number(outer_step, sweep)
-        self._files.save(number, _without_starts(sweep), self._owner)
+        self._files.save(number, _alone(sweep), self._owner)
         for older in self._files.numbers():
             if older != number:
                 self._files.remove(older)
@@ -65,20 +84,37 @@ class SweepCheckpoints:
         self._took = self._last - started
 
     def restore(
-        self, outer_step: int, policy: jax.Array, template: Sweep, outer: OuterCheckpoints
+        self, outer_step: int, policy: Any, template: Sweep, outer: OuterCheckpoints
     ) -> Sweep | None:
         """The saved sweep of this outer step and policy; None when there is none that is intact.
 
         What is saved of an earlier outer step is removed once the result of that step is on disk.
         """
-        return self._restore(outer_step, fetch(policy), template, outer)
+        gradient = template.policy_grad
+        if not isinstance(gradient, RowBlocks):
+            whole = fetch(policy)
+            return self._restore(outer_step, lambda: digest(whole), template, outer)
+        in_blocks, self._num_rows = policy.digest(), 0
+        sweep = self._restore(outer_step, lambda: in_blocks, template, outer)
+        if sweep is not None:
+            for index in _done(sweep, gradient):
+                gradient[gradient.segments[index]] = self._read_block(index)
+            sweep.policy_grad, self._num_rows = gradient, sweep.backward
+        return sweep
 
     @cluster.read_on_first
     def _restore(
-        self, outer_step: int, policy: Any, template: Sweep, outer: OuterCheckpoints
+        self,
+        outer_step: int,
+        of_policy: Callable[[], str],
+        template: Sweep,
+        outer: OuterCheckpoints,
     ) -> Sweep | None:
+        """As `restore`, without a gradient that is in blocks."""
         self._last = time.monotonic()  # a sweep that is over sooner needs no file
-        self._owner = {"outer_step": outer_step, "policy": digest(policy), "run": self._run}
+        self._owner = {"outer_step": outer_step, "policy": of_policy(), "run": self._run}
+        if isinstance(template.policy_grad, RowBlocks):
+            self._owner["blocks"] = len(template.policy_grad.segments)
         self._num_starts = 0
         self._files.tidy()
         self._starts.tidy()
@@ -99,10 +135,14 @@ class SweepCheckpoints:
         """A sweep with its starts; None where it is another policy's or, with a word, damaged."""
         place = self._files.path(number)
         try:
-            arrays, owner = self._files.restore(number, _without_starts(template))
-            if owner != self._owner:
+            if self._files.record(number) != self._owner:
                 return None
-            sweep = dataclasses.replace(template, **arrays)
+            arrays, _ = self._files.restore(number, _alone(template))
+            gradient = template.policy_grad
+            in_blocks = {"policy_grad": None} if isinstance(gradient, RowBlocks) else {}
+            sweep = dataclasses.replace(template, **(arrays | in_blocks))
+            for index in _done(sweep, gradient) if in_blocks else ():
+                self._read_block(index)
             for index in range(sweep.forward + 1):
                 place = self._starts.path(index)
                 leaves, owner = self._starts.restore(index, template.start(index))
@@ -115,16 +155,35 @@ class SweepCheckpoints:
             return None
         return sweep
 
+    @cluster.read_on_first
+    def _read_block(self, index: int) -> np.ndarray:
+        try:
+            (rows,) = self._rows.read(index, self._owner)
+        except Unreadable as error:
+            raise Damaged(f"of its rows, {error}") from error
+        return rows
+
     @cluster.on_first
     def clear(self) -> None:
         """Forgets the sweep, whose result is on disk."""
         self._files.clear()
         self._starts.clear()
+        self._rows.clear()
         self._last = time.monotonic()
 
 
-def _without_starts(sweep: Sweep) -> dict[str, Any]:
-    return {name: value for name, value in vars(sweep).items() if name != "starts"}
+def _alone(sweep: Sweep) -> dict[str, Any]:
+    """What of it changes: all but what is written once, the starts and blocks of its gradient."""
+    return {
+        name: value
+        for name, value in vars(sweep).items()
+        if name != "starts" and not isinstance(value, RowBlocks)
+    }
+
+
+def _done(sweep: Sweep, gradient: RowBlocks) -> list[int]:
+    """The blocks of the gradient that are there, in the order in which they were made."""
+    return [*reversed(range(len(gradient.segments)))][: sweep.backward]
 
 
 def _numbers_a_step(sweep: Sweep) -> int:

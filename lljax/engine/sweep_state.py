@@ -18,7 +18,8 @@ class Sweep:
       curves: [T+1] each, mean losses at theta_0 .. theta_T: the objective's and the watched sets'.
       starts: leaves [C+1, ...], the states in which the segments start, and s_T.
       cotangent: the leaves of the cotangent of the state that the backward sweep has reached.
-      policy_grad: [T, N]; with an active set 0 where no slope was computed.
+      policy_grad: [T, N], in blocks of rows where the policy is; with an active set 0 where no
+        slope was computed.
       forward: the segments that the forward sweep has done.
       backward: those that the backward sweep has done, from the last one on.
     """
@@ -26,7 +27,7 @@ class Sweep:
     curves: dict[str, np.ndarray]
     starts: list[np.ndarray]
     cotangent: list[np.ndarray]
-    policy_grad: np.ndarray
+    policy_grad: Any  # np.ndarray, or RowBlocks
     forward: int = 0
     backward: int = 0
 

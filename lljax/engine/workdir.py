@@ -12,17 +12,18 @@ import numpy as np
 from lljax import cluster
 from lljax.artifacts import schema
 from lljax.artifacts.failures import cannot_write
-from lljax.artifacts.files import metrics_line, write_atomically, write_npz
-from lljax.artifacts.reading import Unreadable, check_absent, read_npz
+from lljax.artifacts.files import metrics_line, write_atomically
+from lljax.artifacts.reading import Unreadable, check_absent
 from lljax.engine.checkpoint_folder import CheckpointFolder
-from lljax.engine.digests import digest
+from lljax.engine.digests import read_signed, write_signed
 from lljax.engine.progress import log
+from lljax.engine.row_files import RowFiles
 from lljax.errors import UserError
 from lljax.safe_text import printable
 
 _SNAPSHOT = re.compile(r"(\d{6,})\.npz")
-STARTS = "_starts"  # behind the name of a meta-gradient's folder
-_DIGEST = "sha256"  # of the other arrays in a snapshot
+# Behind the name of a folder of checkpoints: of states in which segments start, of blocks of rows.
+STARTS, ROWS = "_starts", "_rows"
 
 
 class Workdir:
@@ -44,6 +45,7 @@ class Workdir:
         self.sweeps = [
             root / f"{name}{part}" for name in ("sweep", "look") for part in ("", STARTS)
         ]
+        self.rows = [root / f"{name}{ROWS}" for name in ("checkpoints", "sweep", "look")]
         self.snapshots = root / "snapshots"
         self.smoothness = root / schema.SMOOTHNESS_FILE
         self.policy = root / schema.POLICY_FILE
@@ -97,6 +99,7 @@ class Workdir:
             for step in self.snapshot_steps():
                 self._snapshot(step).unlink()
             CheckpointFolder(self.checkpoints).clear()
+            RowFiles(self.rows[0]).clear()
         except OSError as error:
             raise cannot_write(self.root, error) from error
 
@@ -139,19 +142,14 @@ class Workdir:
                 self.snapshots.mkdir()
         except OSError as error:
             raise cannot_write(self.snapshots, error) from error
-        known = np.frombuffer(bytes.fromhex(digest(arrays)), np.uint8)
-        write_npz(self._snapshot(step), {**arrays, _DIGEST: known})
+        write_signed(self._snapshot(step), arrays)
 
     @cluster.read_on_first
     def read_snapshot(self, step: int) -> dict[str, np.ndarray] | None:
         """An analysis that was kept; None where there is none that is intact, with a word."""
         path = self._snapshot(step)
         try:
-            arrays = read_npz(path)
-            known = arrays.pop(_DIGEST, np.empty(0))
-            if known.tobytes().hex() == digest(arrays):
-                return arrays
-            reason = "it does not fit its digest"
+            return read_signed(path)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -174,6 +174,11 @@ class PolicyConfig:
     explore: float = 0.5
     """Share of each batch that is drawn uniformly while the policy is optimised, so that examples
     with little weight are seen too; the others are drawn by weight."""
+    memory: Literal["auto", "device", "host"] = "auto"
+    """Of dense: where the policy, its gradient and its momentum are kept: whole on the devices, or
+    in the hosts' memory in blocks of rows, of which the devices have those of one segment at a
+    time; auto takes the devices where five policies fit there. Both give the same result, on a CPU
+    to the bit."""
 
     def __post_init__(self) -> None:
         check_fields(self, "policy")
@@ -241,7 +246,20 @@ class ExperimentConfig:
                 "weight for all examples at every step of one full-batch run",
                 family,
             )
+            require(
+                self.policy.memory != "host" or self.outer.check_every is None,
+                "policy.memory",
+                "auto or device with outer.check_every, whose masks of known slopes are as large "
+                "as the policy and are not kept in blocks of rows",
+                self.policy.memory,
+            )
             return
+        require(
+            self.policy.memory == "auto",
+            "policy.memory",
+            f"auto with policy.family {family}: it is of dense policies",
+            self.policy.memory,
+        )
         require(
             self.outer.check_every is None,
             "outer.check_every",
