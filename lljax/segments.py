@@ -140,8 +140,8 @@ def build_segments(
     next segment. `start` takes the first of the run and `start_backward` the last of it.
 
     Args:
-      loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, second_order,
-        data_axis, check_loss, check_optimizer: as in `build_loss_auc`.
+      loss_fn, optimizer, desired_loss_fn, microbatch_size: as in `build_loss_auc`.
+      zero_weight, second_order, data_axis, check_loss, check_optimizer: the same.
       memory: the strategy within a segment.
       eval_every: as in `build_loss_auc`, and must divide m. `losses` are then [m / eval_every], and
         so are the loss cotangents of `backward`, of the losses before each such stretch of steps.
