@@ -39,6 +39,7 @@ templates_path = ["_templates"]
 # A name in single backticks is code in docstrings as well; `docstrings` links what has a page.
 default_role = "literal"
 nitpicky = True
+smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
