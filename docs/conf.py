@@ -59,7 +59,7 @@ highlight_language = "none"
 
 # Each tutorial is executed, from its beginning, whenever the site is built.
 nb_execution_mode = "force"
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # seconds a cell, on a machine that does other things too
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lljax"
 FOR_ALL = {"errors", "field_types", "safe_text"}
 PROCESS = {"process", "interrupt", "streams", "failures"}
-SHELL_FILES = {"cli", "commands", "curation_flags", "flags", "__main__", *PROCESS, *FOR_ALL}
+SHELL_FILES = {"cli", "commands", "completion", "curation_flags", "flags", "__main__"}
+SHELL_FILES |= PROCESS | FOR_ALL
 CORE = {path.stem for path in PACKAGE.glob("*.py")} - SHELL_FILES
 CORE_PACKAGES = {"jax", "numpy", "optax", "chex"}
 

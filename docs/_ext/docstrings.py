@@ -89,8 +89,19 @@ def _escape(line):
     )
 
 
+def _comment(name):
+    """The comment behind a field of a class, which is its docstring."""
+    owner, _, field = name.rpartition(".")
+    module, _, kind = owner.rpartition(".")
+    source = inspect.getsource(getattr(importlib.import_module(module), kind))
+    found = re.search(rf"^    {field}: .*?  # (.*)$", source, re.MULTILINE)
+    return [found[1], ""] if found else [f"`{name}` has no words of its own", ""]
+
+
 def _to_rest(app, what, name, thing, options, lines):
     """Equations and code become blocks; runs before napoleon reads the sections."""
+    if what == "attribute" and (not any(lines) or lines[0].startswith("Alias for field number")):
+        lines[:] = _comment(name)
     found, block, section, doctest = [], None, False, False
     for line in lines:
         indent = len(line) - len(line.lstrip())
@@ -119,7 +130,7 @@ def _to_rest(app, what, name, thing, options, lines):
 
 
 def _restore(app, what, name, thing, options, lines):
-    """An attribute's docstring is text: napoleon would take what stands before a colon for a type."""
+    """An attribute's docstring is text: napoleon would take words before a colon for a type."""
     if what in ("attribute", "property", "data"):
         lines[:] = [*_escaped.pop(name, lines), ""]
 

@@ -1,4 +1,4 @@
-"""A picture of what a memory strategy keeps, drawn from the tree that the strategy itself returns."""
+"""Pictures of what a memory strategy keeps, drawn from the tree that it returns."""
 
 from lljax.memory import OffloadStates, SpreadStates, keeps_gradients, states_held
 

@@ -3,7 +3,7 @@
 In a page's source stand, each on a line of its own:
 
   <!-- page: benchmarks/LOG.md -->          that file of the repository
-  <!-- options: lljax.tasks.config.InnerConfig inner -->    the settings of a config, below a section
+  <!-- options: lljax.tasks.config.InnerConfig inner -->  the settings of a config's section
   <!-- changes: perceptron -->              what a shipped config sets otherwise than its type
   <!-- fields: SUMMARY -->, <!-- arrays -->     the schema of a workdir
   <!-- layout -->                           what a workdir holds, from the schema's docstring
