@@ -39,7 +39,7 @@ templates_path = ["_templates"]
 # A name in single backticks is code in docstrings as well; `docstrings` links what has a page.
 default_role = "literal"
 nitpicky = True
-smartquotes = False
+smartquotes_action = "D"  # dashes; quotation marks stay those of the code
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

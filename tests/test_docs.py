@@ -1,5 +1,6 @@
 """The documentation site: its checks can fail, and the real one is built and passes them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,22 @@ def test_the_site_is_built_without_a_warning_and_passes_its_checks(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
     assert "0 faults" in done.stdout
     assert len(list((site / "notebooks").glob("*.ipynb"))) == 6
+
+
+def test_a_tutorial_is_a_notebook_that_needs_nothing_around_it():
+    pytest.importorskip("myst_nb", reason="pip install -e '.[docs]'")
+    sys.path.append(str(ROOT / "docs" / "_ext"))
+    import notebooks
+
+    pages = notebooks.tutorials(ROOT / "docs")
+    assert len(pages) == 6
+    for page in pages:
+        notebook = notebooks.to_notebook(page, "https://source.example", "https://site.example")
+        first, *cells = notebook.cells
+        assert first.source == '%pip install -q "lljax @ git+https://source.example"'
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert text.startswith("# ")
+        assert "](http" in text
+        assert not [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        compile(code, page.name, "exec")

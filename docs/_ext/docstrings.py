@@ -135,6 +135,13 @@ def _restore(app, what, name, thing, options, lines):
         lines[:] = [*_escaped.pop(name, lines), ""]
 
 
+def _without_signature(app, what, name, thing, options, signature, returns):
+    """A protocol is not called itself: what it describes is its `__call__`."""
+    if what == "class" and getattr(thing, "_is_protocol", False):
+        return "", None
+    return None
+
+
 class LinkNames(SphinxPostTransform):
     """Code that is the name of something public links to it, in docstrings and in pages."""
 
@@ -193,6 +200,7 @@ def setup(app):
     app.connect("source-read", _expand)
     app.connect("autodoc-process-docstring", _to_rest, priority=400)
     app.connect("autodoc-process-docstring", _restore, priority=600)
+    app.connect("autodoc-process-signature", _without_signature)
     app.connect("missing-reference", _foreign)
     app.add_post_transform(LinkNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,7 +12,7 @@ from myst_nb.core.read import read_myst_markdown_notebook
 from nbformat.v4 import new_code_cell
 
 FOLDER = "tutorials"
-_LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)\.md(#[^)]*)?\)")
+_LINK = re.compile(r"(\]\()(?!\w+:)([^)#\s]+)(#[^)]*)?\)")
 
 
 def tutorials(source_folder):
@@ -28,8 +28,10 @@ def to_notebook(path, source_url, site_url):
     notebook.cells.insert(0, install)
 
     def to_site(match):
-        target = posixpath.normpath(posixpath.join(FOLDER, match[2]))
-        return f"{match[1]}{site_url}/{target}.html{match[3] or ''})"
+        target = posixpath.normpath(posixpath.join("docs", FOLDER, match[2]))
+        page = re.fullmatch(r"docs/(.+)\.md", target)
+        place = f"{site_url}/{page[1]}.html" if page else f"{source_url}/blob/main/{target}"
+        return f"{match[1]}{place}{match[3] or ''})"
 
     for number, cell in enumerate(notebook.cells):
         cell.metadata.clear()
