@@ -8,6 +8,7 @@ the loss AUC is set against the one that the meta-gradient at uniform weights pr
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import optax
 
 import lljax
 from benchmarks.output import Output
+from lljax import trust
 
 EPS_ROOTS = (1e-16, 1e-12, 1e-10, 1e-8, 1e-6)
 SHARE = 0.05  # of the examples, left out
@@ -97,22 +99,17 @@ def prediction_score(
     loss_auc = lljax.build_loss_auc(
         training.loss_fn, optimizer, microbatch_size=training.microbatch_size
     )
-    rng = np.random.default_rng(1)
-    left_out = np.zeros((num_subsets, count), bool)
-    for row in left_out:
-        row[rng.choice(count, round(SHARE * count), replace=False)] = True
-
-    def auc_of(weights):
-        policy = jnp.broadcast_to(weights / count, (training.num_steps, count))
-        return loss_auc(policy, training.params, training.train, training.desired)[0]
-
-    ones = jnp.ones(count, jnp.float32)
-    auc, slopes = jax.jit(jax.value_and_grad(auc_of))(ones)
-    retrain = jax.jit(lambda sets: jax.lax.map(auc_of, sets, batch_size=8))
-    actual = np.asarray(retrain(jnp.asarray(~left_out, jnp.float32)), np.float64)
-    predicted = left_out @ -np.asarray(slopes, np.float64)
-    first, second = (np.argsort(np.argsort(values)) for values in (predicted, actual))
-    return Score(float(np.corrcoef(first, second)[0, 1]), float(auc))
+    policy = lljax.uniform_policy(training.num_steps, count)
+    score = functools.partial(
+        trust.linear_datamodeling_score,
+        loss_auc,
+        key=jax.random.key(1),
+        num_subsets=num_subsets,
+        share=SHARE,
+        batch_size=8,
+    )
+    found = jax.jit(score)(policy, training.params, training.train, training.desired)
+    return Score(float(found.lds), float(found.outcome))
 
 
 def measure(name: str, seeds: int, num_subsets: int) -> Iterator[dict[str, Any]]:

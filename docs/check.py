@@ -14,6 +14,7 @@
 
 import contextlib
 import io
+import itertools
 import re
 import sys
 import urllib.parse
@@ -172,10 +173,10 @@ def check_flags(site):
     described = set(re.findall(r'id="cmdoption-[\w-]*?--?([\w.-]+)"', options))
     described |= set(re.findall(r'class="pre">--([\w.-]+)', options))
     faults, found = [], set()
-    for config in _CONFIGS:
+    for command, config in itertools.product(("run", "check", "attribute"), _CONFIGS):
         words = io.StringIO()
         with contextlib.redirect_stdout(words), contextlib.suppress(SystemExit):
-            cli.call(["run", config, "--help"])
+            cli.call([command, config, "--help"])
         plain = re.sub(r"\x1b\[[0-9;]*m", "", words.getvalue())
         flags = set(re.findall(r"^\W*?--(\w[\w.-]*)", plain, re.MULTILINE))
         positive = {flag for flag in flags if not re.search(r"(^|\.)no-", flag)}

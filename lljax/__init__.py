@@ -9,6 +9,8 @@ if process.is_command():
 
 from typing import TYPE_CHECKING, Any
 
+from lljax.attribution import attribution_of_each, attribution_scores, token_scores
+from lljax.coding import Coder, build_coder
 from lljax.compression import acceleration_ratio, compression_ratio
 from lljax.draws import draw_batches
 from lljax.learning_law import (
@@ -86,6 +88,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Coder",
     "ForwardSegment",
     "KeepGradients",
     "LossAuc",
@@ -106,6 +109,9 @@ __all__ = [
     "StepInputs",
     "StoreStates",
     "acceleration_ratio",
+    "build_coder",
+    "attribution_of_each",
+    "attribution_scores",
     "build_loss_auc",
     "build_outer_loop",
     "build_segments",
@@ -140,6 +146,7 @@ __all__ = [
     "scorer_weights",
     "smoothed",
     "static_weights",
+    "token_scores",
     "try_policy",
     "uniform_policy",
     "unroll",

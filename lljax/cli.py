@@ -1,4 +1,4 @@
-"""The command line: `lljax run`, `sweep`, `plan`, `report`, and those of `curation_flags`.
+"""The command line: `lljax run`, `sweep`, `plan`, `check`, `report`, and those of `curation_flags`.
 
 Only reading the command line is here; `commands` has what the commands do. Packages are imported
 where they are used, so that help is quick and a missing one is named.
@@ -6,15 +6,15 @@ where they are used, so that help is quick and a missing one is named.
 
 import contextlib
 import difflib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import lljax
 from lljax import cluster, completion, curation_flags, failures, interrupt, streams
+from lljax.config_flags import config_name, default_workdir, load_config, parse_config
 from lljax.errors import RunFailed, UserError
 from lljax.failures import in_words
 from lljax.flags import read_flags, without_tilde
@@ -27,6 +27,8 @@ usage: lljax COMMAND ...
                                              the same command again continues or tells the result
   lljax sweep CONFIG [--workdir DIR] [flags] several runs, and the table that compares them
   lljax plan CONFIG [flags]                  what that run will need: memory, arithmetic, time
+  lljax check CONFIG [flags]                 how far its meta-gradient can be trusted
+  lljax attribute CONFIG --workdir DIR       score the training examples by one run's meta-gradient
   lljax report DIR [--pdf]                   draw the report of a finished run again
   lljax export DIR [--format F] [flags]      the documents of a run, ranked by weight or sampled
   lljax score DIR --data.path P [flags]      weigh documents that the run has not seen
@@ -49,11 +51,6 @@ same command continues it. LLJAX_TRACEBACK=1 in the environment shows where a fa
 
 
 OTHERS = ("help", "version")  # what is no command of its own
-
-CONFIG_HELP = (
-    "a Python file that defines get_config(), or the name of a shipped config; the file is code "
-    "that is executed, so run only those that you trust"
-)
 
 
 def main() -> None:
@@ -92,6 +89,8 @@ def call(arguments: Sequence[str]) -> int:
         "run": _run,
         "sweep": _sweep,
         "plan": _plan,
+        "check": _check,
+        "attribute": curation_flags.attribute,
         "report": _report,
         "export": curation_flags.export,
         "score": curation_flags.score,
@@ -128,86 +127,6 @@ def call(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _config_name(command: str, arguments: Sequence[str], function: str) -> str | None:
-    """The config that a command's first argument names; None where only help is asked for."""
-    from lljax.tasks.config_file import shipped_list
-
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0]
-    if {"-h", "--help"} & set(arguments):
-        return None
-    raise UserError(
-        f"`lljax {command}` needs a CONFIG first: a Python file that defines {function}(), or one "
-        f"of those that lljax comes with:\n{shipped_list(function)}"
-    )
-
-
-def _parse(
-    command: str, purpose: Any, default: Any, arguments: Sequence[str], workdir: tuple[str, str]
-) -> tuple[Any, Path]:
-    """The flags of `lljax COMMAND CONFIG`: a config like `default`, and the workdir.
-
-    Args:
-      command: run, sweep or plan.
-      purpose: the function whose docstring the help shows.
-      default: the config with the values that flags may change; the flags are made from its type.
-      arguments: the command line behind the command.
-      workdir: its default, and what the help says of it; an empty default: the command has none.
-    """
-    import tyro
-
-    Config = type(default)
-    ConfigFile = Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG", help=CONFIG_HELP)
-    ]
-    Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-    place, place_help = workdir
-    Place = Annotated[Path, tyro.conf.arg(help=place_help)]
-
-    def with_workdir(
-        config_file: ConfigFile,  # type: ignore[valid-type]
-        config: Settings = default,  # type: ignore[valid-type]
-        workdir: Place = Path(place),  # type: ignore[valid-type]
-    ) -> tuple[Any, Path]:
-        return config, workdir
-
-    def without_workdir(
-        config_file: ConfigFile,  # type: ignore[valid-type]
-        config: Settings = default,  # type: ignore[valid-type]
-    ) -> tuple[Any, Path]:
-        return config, Path()
-
-    # The usage line names the config that the values shown belong to.
-    named = [] if arguments[0].startswith("-") else [arguments[0]]
-    config, path = read_flags(
-        with_workdir if place else without_workdir,
-        prog=printable(without_secrets(" ".join(["lljax", command, *named]))),
-        description=inspect.getdoc(purpose),
-        arguments=arguments,
-    )
-    path = without_tilde(path)
-    if str(path).encode(errors="replace") != os.fsencode(path):
-        raise UserError(
-            f"--workdir {path} is no UTF-8 text, which checkpoints need. Take another name; where "
-            f"it is the locale that has no such letters, PYTHONUTF8=1 helps."
-        )
-    return config, path
-
-
-def _default_workdir(name: str | None) -> str:
-    return f"runs/{'NAME' if name is None else Path(name).stem}"
-
-
-def _load(name: str | None) -> Any:
-    """The experiment of a config; the first built-in one where only help is asked for."""
-    from lljax.tasks.config_file import TASKS, load_experiment
-    from lljax.tasks.problem import Experiment
-
-    if name is None:
-        return Experiment(TASKS[0], TASKS[0].config_type())
-    return load_experiment(name)
-
-
 def _run(arguments: Sequence[str]) -> None:
     """Optimise a learning policy: find the data weights under which a model learns fastest.
 
@@ -215,11 +134,11 @@ def _run(arguments: Sequence[str]) -> None:
     test data how fast the policy with the smallest loss AUC on validation data learns. Run again
     on the same workdir, it continues where it was.
     """
-    name = _config_name("run", arguments, "get_config")
+    name = config_name("run", arguments, "get_config")
     cluster.join(name)
-    experiment = _load(name)
-    place = _default_workdir(name), "folder of this run's checkpoints, metrics, policy and report"
-    config, workdir = _parse("run", _run, experiment.config, arguments, place)
+    experiment = load_config(name)
+    place = default_workdir(name), "folder of this run's checkpoints, metrics, policy and report"
+    config, workdir = parse_config("run", _run, experiment.config, arguments, place)
     from lljax import commands
 
     with in_words("run", workdir):
@@ -234,13 +153,13 @@ def _sweep(arguments: Sequence[str]) -> None:
     """
     from lljax.tasks.config_file import load_experiments
 
-    name = _config_name("sweep", arguments, "get_configs")
+    name = config_name("sweep", arguments, "get_configs")
     cluster.join(name)
-    experiments = {"row": _load(None)} if name is None else load_experiments(name)
-    place = _default_workdir(name), "folder of the runs' folders, table.txt and table.json"
+    experiments = {"row": load_config(None)} if name is None else load_experiments(name)
+    place = default_workdir(name), "folder of the runs' folders, table.txt and table.json"
     workdir = Path()
     for row, experiment in experiments.items():
-        config, workdir = _parse("sweep", _sweep, experiment.config, arguments, place)
+        config, workdir = parse_config("sweep", _sweep, experiment.config, arguments, place)
         experiments[row] = experiment._replace(config=config)
     from lljax import commands
 
@@ -250,11 +169,24 @@ def _sweep(arguments: Sequence[str]) -> None:
 
 def _plan(arguments: Sequence[str]) -> None:
     """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy."""
-    experiment = _load(_config_name("plan", arguments, "get_config"))
-    config, _ = _parse("plan", _plan, experiment.config, arguments, ("", ""))
+    experiment = load_config(config_name("plan", arguments, "get_config"))
+    config, _ = parse_config("plan", _plan, experiment.config, arguments)
     from lljax import commands
 
     print(printable(commands.plan(experiment._replace(config=config))))
+
+
+def _check(arguments: Sequence[str]) -> None:
+    """Tell how far the meta-gradient of a config's training can be trusted.
+
+    Compares it with finite differences, measures how smooth training is, and trains again without
+    some examples to see whether what it predicts comes true. Writes nothing.
+    """
+    from lljax import commands
+
+    experiment = load_config(config_name("check", arguments, "get_config"))
+    config, seconds = parse_config("check", _check, experiment.config, arguments)
+    print(printable(commands.check(experiment._replace(config=config), seconds)))
 
 
 def _report(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lljax import cluster
 from lljax.artifacts.curves import complete
@@ -61,6 +62,35 @@ def plan(experiment: Experiment) -> str:
     from lljax.curation import plan as over_runs
 
     return over_runs.describe(over_runs.plan_run(experiment))
+
+
+def check(experiment: Experiment, seconds: float) -> str:
+    """`lljax check`: how far the meta-gradient of a run can be trusted, in words.
+
+    Raises:
+      UserError: the config or its data are unusable.
+      RunFailed: training diverges.
+    """
+    from lljax.curation.check import check as check_over_runs
+    from lljax.engine.check import check as check_dense
+    from lljax.engine.check import describe
+
+    found = check_dense if experiment.config.policy.is_dense else check_over_runs
+    return describe(found(experiment, seconds))
+
+
+def attribute(experiment: Experiment, folder: Path, **choice: Any) -> str:
+    """`lljax attribute`: scores the training examples of a config; where they are, and a table.
+
+    Raises:
+      UserError: the folder holds something else, or the settings or data do not fit.
+      RunFailed: the training diverges.
+    """
+    from lljax.curation.attribution import attribute as score_examples
+    from lljax.curation.attribution_files import Choice
+
+    done = score_examples(experiment, folder, Choice(**choice))
+    return f"{done.table}\n\n{done.path}"
 
 
 def transfer(root: Path, experiment: Experiment, seeds: int) -> str:

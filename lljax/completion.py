@@ -16,7 +16,7 @@ _lljax() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words=
     case "$COMP_CWORD:$before" in
     1:*) words="{commands}" ;;
-    2:run | 2:plan) words="{configs}" ;;
+    2:run | 2:plan | 2:check | 2:attribute) words="{configs}" ;;
     2:sweep) words="{sweeps}" ;;
     2:completion) words="{shells}" ;;
 {values}
@@ -50,6 +50,7 @@ def script(arguments: Sequence[str], commands: Iterable[str], call: Callable) ->
         raise UserError(f"`lljax completion` takes the name of a shell, bash or zsh; got {got}.")
     configs, sweeps = shipped_names("get_config"), shipped_names("get_configs")
     helps = [(f'"run {name}" | "plan {name}"', ["run", name]) for name in configs]
+    helps += [(f'"{of} {name}"', [of, name]) for of in ("check", "attribute") for name in configs]
     helps += [(f'"sweep {name}"', ["sweep", name]) for name in sweeps]
     helps += [(f'"{name} "*', [name]) for name in ("report", "export", "score")]
     flags: list[str] = []

@@ -15,7 +15,7 @@ def compression_ratio(desired_losses: jax.Array, vocab_size: int) -> jax.Array:
 
     Numerator and denominator are in nats here, which is bits over bits. Figure 4 of the paper
     fits log2|V| over a loss in nats instead (inferred), so its numbers are larger by
-    1 / ln 2 = 1.4427.
+    1 / ln 2 = 1.4427. `build_coder` makes the compressor: bytes, and what they are coded from.
 
     >>> import jax.numpy as jnp
     >>> from lljax.compression import compression_ratio

@@ -1,15 +1,16 @@
-"""The flags of `lljax export`, `score` and `transfer`, which work on a finished run."""
+"""The flags of `lljax export`, `score` and `transfer`, of a finished run, and of `attribute`."""
 
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+from lljax.config_flags import CONFIG_HELP, config_name, default_workdir, load_config
 from lljax.curation.writers import ENDINGS, Format
 from lljax.errors import UserError
 from lljax.failures import in_words
 from lljax.flags import read_flags, without_tilde
-from lljax.safe_text import printable
+from lljax.safe_text import printable, without_secrets
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -149,6 +150,57 @@ def transfer(arguments: Sequence[str]) -> None:
 
     with in_words("transfer", workdir):
         print(printable(commands.transfer(workdir, experiment._replace(config=config), seeds)))
+
+
+def attribute(arguments: Sequence[str]) -> None:
+    """Score each training example by what it does for the desired examples.
+
+    The config's training run at uniform weights is differentiated: a score is how much the measure
+    falls, in nats, when the example counts twice. The lowest scores are of examples that harm. Of
+    runs on batches the scores are means over outer.runs of them. DIR gets scores.npy and a table of
+    the examples, best first.
+    """
+    import tyro
+
+    name = config_name("attribute", arguments, "get_config")
+    experiment = load_config(name)
+    Config = type(experiment.config)
+    ConfigFile = Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG", help=CONFIG_HELP)
+    ]
+    Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+
+    def arg(text: str) -> Any:
+        return tyro.conf.arg(help=text)
+
+    def read(
+        config_file: ConfigFile,  # type: ignore[valid-type]
+        config: Settings = experiment.config,  # type: ignore[valid-type]
+        workdir: Annotated[Path, arg("folder of what is written")] = Path(
+            f"{default_workdir(name)}-attribution"
+        ),
+        of: Annotated[
+            Literal["auc", "final"], arg("the measure: the desired loss's AUC, or its last value")
+        ] = "auc",
+        each: Annotated[
+            int | None, arg("scores for each of the first so many desired examples: [M, N]")
+        ] = None,
+        tokens: Annotated[bool, arg("also scores of the tokens, of a task that has them")] = False,
+        format: Annotated[Literal["parquet", "jsonl"], arg("of the table")] = "parquet",
+    ) -> tuple[Any, Path, dict[str, Any]]:
+        return config, workdir, {"of": of, "each": each, "tokens": tokens, "format": format}
+
+    config, workdir, choice = read_flags(
+        read,
+        prog=printable(without_secrets(f"lljax attribute {name or ''}".rstrip())),
+        description=inspect.getdoc(attribute),
+        arguments=arguments,
+    )
+    from lljax import commands
+
+    workdir = without_tilde(workdir)
+    with in_words("attribute", workdir):
+        print(printable(commands.attribute(experiment._replace(config=config), workdir, **choice)))
 
 
 def _workdir(command: str, arguments: Sequence[str]) -> Path | None:

@@ -16,6 +16,7 @@ from lljax import adjoint, checks, optimizer_check
 from lljax.adjoint import TrainingRun
 from lljax.evaluation import Place, where_measured
 from lljax.memory import MemoryStrategy, StoreStates
+from lljax.passes import select
 from lljax.run_options import Held, RunOptions, rest_of
 from lljax.step_inputs import as_step_inputs
 from lljax.train_step import mean_loss
@@ -87,8 +88,10 @@ class Backward(Protocol):
         rows: jax.Array | StepInputs,
         loss_cotangents: jax.Array,
         data: Data,
-    ) -> tuple[Cotangent, Any]:
-        """(cotangent of s_{t+m}, kept, rows, dJ/dL [m]) -> (of s_t, of the rows)."""
+        to_train: bool = False,
+    ) -> tuple[Any, ...]:
+        """(cotangent of s_{t+m}, kept, rows, dJ/dL [m]) -> (of s_t, of the rows); and with
+        `to_train` of the training examples."""
         ...
 
 
@@ -116,7 +119,7 @@ def build_segments(
     check_loss: bool = True,
     check_optimizer: bool = True,
 ) -> Segments:
-    """The pieces of one meta-gradient, d AUC / d gamma, as four pure functions.
+    """The pieces of one meta-gradient, d AUC / d gamma, as pure functions.
 
     >>> import jax.numpy as jnp, optax, lljax
     >>> data = {"x": jnp.array([1.0, -3.0])}, {"x": jnp.ones(2)}
@@ -139,6 +142,9 @@ def build_segments(
     desired loss: dJ/dL(theta_T) for `start_backward`, and for `backward` the [m] dJ/dL before each
     step. For the AUC it is 1/T, and 0 at t = 0. `losses` holds the mean desired loss under
     "objective" and that of every batch in `watched` under its name, measured in the same pass.
+
+    With `to_train=True` `backward` also gives the derivative in the training examples, like `train`
+    with None for leaves that are not floating: the sum over the steps of the segment.
 
     Compile the functions with `jax.jit`. What `forward` kept of a segment is either held until
     `backward` needs it, or made again by `forward` from the same state: then a long run needs the
@@ -176,11 +182,17 @@ def build_segments(
         data_axis,
     )
 
-    def training_run(data: Data, params: Params, inputs: StepInputs | None = None) -> TrainingRun:
+    def training_run(
+        data: Data,
+        params: Params,
+        inputs: StepInputs | None = None,
+        of_train: tuple[bool, ...] = (),
+    ) -> TrainingRun:
         train, desired, constants = _parts(data)
         indices = (inputs.index, inputs.desired_index) if inputs is not None else ()
         rules = options.rules(params, train, desired, constants, *indices)
-        return options.run(options.as_given(rules), train, desired, (constants, Held()))
+        functions, shared = options.as_given(rules), (constants, Held())
+        return options.run(functions, train, desired, shared, (of_train, (), ()))
 
     def observer(run: TrainingRun, watched: Watched):
         batches = {name: options.split(batch) for name, batch in watched.items()}
@@ -230,17 +242,23 @@ def build_segments(
         run = training_run(data, state.params)
         return run.last_cotangent(state, Place(desired_index, None), loss_cotangent)[0]
 
-    def backward(cotangent, kept, rows, loss_cotangents, data):
-        inputs = as_step_inputs(rows)
-        run = training_run(data, cotangent.params, inputs)
+    def backward(cotangent, kept, rows, loss_cotangents, data, to_train=False):
+        inputs, (leaves, structure) = as_step_inputs(rows), jax.tree.flatten(data[0])
+        wanted = tuple(to_train and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
+        run = training_run(data, cotangent.params, inputs, wanted)
         if eval_every > 1:
             wide = jnp.zeros(inputs.weights.shape[0], loss_cotangents.dtype)
             loss_cotangents = wide.at[::eval_every].set(loss_cotangents)
-        nothing = adjoint.Sums([], [], [])
-        cotangent, _, of_inputs = adjoint.backward_sweep(
-            run, cotangent, nothing, kept, inputs, loss_cotangents, memory
+        zeros = adjoint.Sums([jnp.zeros_like(leaf) for leaf in select(data[0], wanted)], [], [])
+        cotangent, sums, of_inputs = adjoint.backward_sweep(
+            run, cotangent, zeros, kept, inputs, loss_cotangents, memory
         )
-        return cotangent, of_inputs if isinstance(rows, StepInputs) else of_inputs.weights
+        of_rows = of_inputs if isinstance(rows, StepInputs) else of_inputs.weights
+        if not to_train:
+            return cotangent, of_rows
+        found = iter(sums.train)
+        of_train = [next(found) if is_wanted else None for is_wanted in wanted]
+        return cotangent, of_rows, jax.tree.unflatten(structure, of_train)
 
     return Segments(start, forward, start_backward, backward)
 

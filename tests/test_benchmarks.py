@@ -163,3 +163,25 @@ def test_memory_stays_flat_and_parts_are_kept(tmp_path):
     growth = [one[name]["temporary_mb"] for name in ("stored", "budget") for one in found]
     assert growth[1] - growth[0] > 5 * (growth[3] - growth[2])
     assert "| 400 | budget | RecomputeStates" in result.stdout
+
+
+@pytest.mark.slow
+def test_compression_counts_bytes(tmp_path):
+    flags = ("--seeds", 3, "--steps", 16, "--examples", 64, "--outer-steps", 2)
+    result = benchmark("compression", *flags, "--out", tmp_path)
+    found = json.loads((tmp_path / "compression.json").read_text())["seed 3"]
+    assert found["text_bytes"] == 16 * 64
+    assert found["desired_aucs"][-1] < found["desired_aucs"][0]
+    for name in ("conventional", "optimised", "manual alone", "on itself"):
+        method = found["methods"][name]
+        assert abs(method["bytes"] - 49 - method["ideal"]) < 1e-3 * method["ideal"] + 8
+    assert (tmp_path / "compression.png").exists()
+    assert "| optimised | " in result.stdout
+
+
+def test_scores_predict_retraining(tmp_path):
+    flags = ("--only", "lds", "--cases", "rare words", "--subsets", "12", "--out", tmp_path)
+    result = benchmark("attribution", *flags)
+    found = json.loads((tmp_path / "attribution.json").read_text())["rare words"]
+    assert found["auc, all"]["lds"] > 0.7
+    assert "MAGIC" in result.stdout

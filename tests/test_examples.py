@@ -46,3 +46,10 @@ def test_a_frozen_base_is_stored_once(run):
 def test_losses_alone_tell_which_examples_count(run):
     before, after = run("meta_weight_net")
     assert after < 0.95 * before
+
+
+def test_better_weights_save_bytes(run):
+    sizes = run("compress")
+    for length, by_auc in sizes.values():
+        assert abs(length - 49 - by_auc) < 1e-3 * by_auc + 8
+    assert sizes["optimised"][0] < 0.97 * sizes["conventional"][0]

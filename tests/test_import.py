@@ -7,7 +7,16 @@ import time
 
 import pytest
 
-HEAVY = ("tensorflow_datasets", "orbax", "flax", "matplotlib", "jinja2", "tyro", "tqdm")
+HEAVY = (
+    "tensorflow_datasets",
+    "orbax",
+    "flax",
+    "matplotlib",
+    "jinja2",
+    "tyro",
+    "tqdm",
+    "constriction",
+)
 
 
 def run_python(code):

@@ -31,7 +31,8 @@ def test_segments_add_up_to_the_gradient(optimizer, memory, length):
     policy, params, train, desired = make_logistic()
     data, watched = (train, desired), {"training": train}
     segments = lljax.build_segments(logistic_loss, optimizer, memory=memory, microbatch_size=6)
-    start, forward, start_backward, backward = map(compiled, segments)
+    start, forward, start_backward, _ = map(compiled, segments)
+    backward = compiled(functools.partial(segments.backward, to_train=True))
     num_steps = len(policy)
     pieces = [slice(t, min(t + length, num_steps)) for t in range(0, num_steps, length)]
 
@@ -42,15 +43,20 @@ def test_segments_add_up_to_the_gradient(optimizer, memory, length):
         state, losses, _ = forward(state, policy[piece], data, watched)
         curves.append(losses)
     loss_cotangents = jnp.full(num_steps, 1 / num_steps).at[0].set(0)
-    cotangent, grads = start_backward(state, loss_cotangents[-1], data), []
+    cotangent, grads, of_train = start_backward(state, loss_cotangents[-1], data), [], []
     for piece, first_state in reversed(list(zip(pieces, starts, strict=True))):
         kept = forward(first_state, policy[piece], data, watched).kept  # made again
-        cotangent, slopes = backward(cotangent, kept, policy[piece], loss_cotangents[piece], data)
+        cotangent, slopes, more = backward(
+            cotangent, kept, policy[piece], loss_cotangents[piece], data
+        )
         grads.append(slopes)
+        of_train.append(more)
 
     loss_auc = lljax.build_loss_auc(logistic_loss, optimizer)
-    (auc, info), expected = compiled(jax.value_and_grad(loss_auc, has_aux=True))(
-        policy, params, train, desired
+    value_and_grads = compiled(jax.value_and_grad(loss_auc, argnums=(0, 2), has_aux=True))
+    (auc, info), (expected, in_train) = value_and_grads(policy, params, train, desired)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda *parts: sum(parts), *of_train), in_train, rtol=1e-9, atol=1e-13
     )
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *curves)
     np.testing.assert_allclose(joined["objective"], info.desired_losses, rtol=1e-12)

@@ -31,6 +31,9 @@ def test_a_small_vocabulary_has_no_bytes_but_unknown():
     assert [tokenizer.decode(x) for x in ids[:-1]] == DOCUMENTS
     assert ids[-1].count(UNK) == 1
     assert "⁇" in tokenizer.decode(ids[-1])
+    pieces = tokenizer.pieces([*ids[-1], PAD])
+    assert "".join(pieces).strip() == "once ⁇ upon"
+    assert pieces[-1] == ""
 
 
 def test_a_text_of_many_characters_fits():

@@ -32,6 +32,7 @@ _IN_SIGNATURES = {
     "lljax.update": ("Cotangent",),
     "lljax.tasks.origins": ("Origins",),
     "lljax.tasks.config": ("MeshConfig",),
+    "lljax.tasks.tokens": ("TokenWeights",),
 }
 
 
@@ -186,7 +187,8 @@ def _foreign(app, env, node, content):
     if node.get("refdomain") != "py":
         return None
     parts = target.split(".")
-    if parts[0] != "lljax" or parts[-1].endswith("T"):  # of another package, or a type variable
+    # Of another package, a type variable, or what our own functions pass on.
+    if parts[0] != "lljax" or parts[-1].endswith("T") or parts[-1] == "RunOptions":
         return content
     short = f"lljax.{parts[-1]}"
     domain = env.get_domain("py")

@@ -5,15 +5,15 @@ A finished workdir holds
   config.json     the settings of the run, `CONFIG`
   data.json       a digest of the data, so that a resumed run recognises them
   metrics.jsonl   one line for each outer step, `METRICS`
-  policy.npy      the best policy, float32: gamma [T, N] of a dense one; else weights of examples
-                  [N] or of groups [G], or rows of either
+  policy.npy      the best policy, float32: gamma [T, N], or [N], [G] or rows of other families
   analysis.npz    the arrays that the figures show, `ARRAYS`
-  samples.json    training examples with extreme weights, `SAMPLE`; only if the task can show them
+  samples.json    training examples with extreme weights, `SAMPLE`, if the task can show them
   summary.json    the results in numbers, `SUMMARY`
   documents.parquet, examples.parquet    of a policy that is not dense: the training documents,
                   where they come from, and the weights of their pieces
   scorer.npz, tokenizer.*    what `lljax score` weighs other data with
-  transfer.json   what `lljax transfer` found
+  smoothness.json how smooth the training is, measured before the first outer step, `SMOOTHNESS`
+  transfer.json   of `lljax transfer`
   figures/, report.html    what `lljax.report` makes of all this
   manifest.json   a SHA-256 of each of these files; written last, so a run whose files fit it is
                   finished
@@ -69,6 +69,7 @@ EXAMPLES_FILE = "examples.parquet"
 SCORER_FILE = "scorer.npz"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 TRANSFER_FILE = "transfer.json"
+SMOOTHNESS_FILE = "smoothness.json"
 RESULT_FILES = (
     CONFIG_FILE,
     DATA_FILE,
@@ -81,6 +82,7 @@ RESULT_FILES = (
     EXAMPLES_FILE,
     SCORER_FILE,
     *TOKENIZER_FILES,
+    SMOOTHNESS_FILE,
     TRANSFER_FILE,
 )
 
@@ -151,6 +153,11 @@ _FIT = (
     optional("t0", NUMBER, "steps"),
     optional("r2", NUMBER, "quality of the fit"),
 )
+SMOOTHNESS = (
+    Field("params", NUMBER, "metasmoothness of theta_T, at most 1; null: a run diverges"),
+    Field("losses", NUMBER, "the same of the desired-loss curve"),
+    Field("step", REAL, "h, how far the weights were changed"),
+)
 SUMMARY = (
     Field("task", TEXT, "the name of the task"),
     Field("seed", WHOLE, "of the data and the initial parameters"),
@@ -194,6 +201,8 @@ SUMMARY = (
     ),
     *(field for policy in POLICIES for field in fields_below(f"scaling_law.{policy}", _FIT)),
     optional("scaling_law.improvement", OBJECT, "of B and beta (Table 2); null: no fit of both"),
+    optional("smoothness", OBJECT, "how smooth training is"),
+    *(optional(f"smoothness.{name}", kind, meaning) for name, kind, meaning, _ in SMOOTHNESS),
     optional("perturbed", OBJECT, "only if some training examples are perturbed"),
     Field("perturbed.examples", NUMBER, "their share of the training set"),
     *(

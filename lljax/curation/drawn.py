@@ -1,5 +1,6 @@
 """Training runs that keys draw: their initialisation and batches, and their meta-gradient."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.pieces import segments_of
 from lljax.engine.placement import ONE_DEVICE, Placement, anywhere, compiled, compiled_parts
+from lljax.engine.smoothness import Reruns
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Params, StepInputs, TrainState
@@ -158,6 +160,26 @@ class DrawnGradient(MetaGradient):
         state, _ = jax.eval_shape(self._start, template.params, self._data, {}, row)
         cotangent = jax.eval_shape(self._start_backward, state, jnp.zeros(()), self._data, row)
         return state, cotangent
+
+
+def reruns_of_drawn(meta_gradient: DrawnGradient, problem: PolicyProblem, runs: Runs) -> Reruns:
+    """Of drawn runs; what they come to is their mean."""
+
+    @jax.jit
+    def scaled(runs: Runs, factors: jax.Array) -> Runs:
+        inputs = runs.inputs
+        at = factors[None, None] if inputs.index is None else factors[inputs.index]
+        inputs = dataclasses.replace(inputs, weights=inputs.weights * at)
+        return runs._replace(inputs=inputs)
+
+    def slopes(runs: Runs, gradient: np.ndarray) -> np.ndarray:
+        of_places = np.asarray(runs.inputs.weights, np.float64) * gradient / gradient.shape[1]
+        if runs.inputs.index is None:
+            return of_places.sum(axis=(0, 1))
+        index = np.asarray(runs.inputs.index)
+        return np.bincount(index.ravel(), of_places.ravel(), problem.num_train)
+
+    return Reruns(meta_gradient, runs, scaled, slopes, problem.num_train, problem.params)
 
 
 def run_keys(key: jax.Array, number: int, count: int) -> jax.Array:

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lljax import cluster
-from lljax.curation.drawn import DrawnGradient, RunSource, run_keys
+from lljax.curation.drawn import DrawnGradient, RunSource, reruns_of_drawn, run_keys
 from lljax.curation.evaluation import VALIDATION, Evaluation
 from lljax.curation.families import Family
 from lljax.engine import divergence, metrics
@@ -24,6 +24,7 @@ from lljax.engine.metrics import Metrics, number
 from lljax.engine.placement import Placement, fetch
 from lljax.engine.progress import bar_of_steps, log
 from lljax.engine.resumable import ResumableSweep
+from lljax.engine.smoothness import Reruns
 from lljax.engine.state_checkpoints import Restored, StateCheckpoints
 from lljax.engine.sweep_checkpoints import SweepCheckpoints
 from lljax.engine.trackers import Trackers
@@ -71,7 +72,7 @@ class Curation:
         self.metrics: list[Metrics] = []
         self._config, self._family, self._source = config, family, source
         self._workdir, self._run, self._open_trackers = workdir, run, open_trackers
-        self._num_symbols = problem.num_symbols
+        self._problem, self._num_symbols = problem, problem.num_symbols
         self._evaluation = evaluation
         self._layout = placement.layout
         self._gradient = DrawnGradient(problem, config, plan, source, placement)
@@ -88,6 +89,12 @@ class Curation:
         """
         with self._open_checkpoints() as checkpoints:
             return checkpoints.find_start(self._workdir)
+
+    def reruns(self) -> Reruns:
+        """Conventional training, to be done again with other weights: runs of their own."""
+        keys = run_keys(self._key, 0, self._config.outer.runs)
+        runs = self._source.draw(self._shares(self._family.start), keys)
+        return reruns_of_drawn(self._gradient, self._problem, runs)
 
     def optimize(self, start: Restored | None) -> State:
         """All outer steps that are not done yet, from what `find_start` found."""

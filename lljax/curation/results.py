@@ -13,7 +13,7 @@ from lljax.artifacts.files import write_atomically
 from lljax.engine import summary
 from lljax.engine.metrics import number
 from lljax.tasks.origins import Origins
-from lljax.tasks.problem import PolicyProblem
+from lljax.tasks.problem import PolicyProblem, Problem
 
 
 class Measured(NamedTuple):
@@ -121,7 +121,7 @@ def write_examples(
     """
     import pyarrow
 
-    origins = problem.origins or _own_origins(problem)
+    origins = problem.origins or own_origins(problem)
     weights = shares.mean(axis=0) * shares.shape[1]
     if scores is None:
         scores = np.log(np.maximum(weights, 1e-12))
@@ -154,7 +154,7 @@ def write_examples(
     _write_table(root / schema.EXAMPLES_FILE, columns)
 
 
-def _own_origins(problem: PolicyProblem) -> Origins:
+def own_origins(problem: Problem) -> Origins:
     """Of a task that does not say where its examples come from: each is a document."""
     count = problem.num_train
     names = problem.group_names

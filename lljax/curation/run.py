@@ -33,6 +33,7 @@ from lljax.engine.metrics import Metrics, number
 from lljax.engine.placement import ONE_DEVICE, Placement, device_name, fetch, find_placement
 from lljax.engine.progress import log
 from lljax.engine.run import versions
+from lljax.engine.smoothness import keep_smoothness, read_smoothness
 from lljax.engine.trackers import Maker, find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.tasks.config import ExperimentConfig
@@ -100,6 +101,7 @@ def _optimize(
         f"files in {workdir.root}"
     )
     cluster.end_if_stuck(config.mesh.stuck_minutes)
+    keep_smoothness(workdir, curation.reruns, config.seed)
     state = curation.optimize(start)
     workdir.check_present()
     started = time.monotonic()
@@ -184,6 +186,8 @@ def _write_results(
             "total": round(optimize + evaluate, 2),
         },
     }
+    if (smoothness := read_smoothness(workdir)) is not None:
+        facts["smoothness"] = smoothness._asdict()
     workdir.write_metrics(lines)
     write_summary(workdir.root, facts | numbers)
 

@@ -29,13 +29,14 @@ class Writer(Protocol):
 
 
 @contextlib.contextmanager
-def open_writer(path: Path, form: Format, columns: Mapping[str, type]) -> Iterator[Writer]:
+def open_writer(path: Path, form: Format, columns: Mapping[str, Any]) -> Iterator[Writer]:
     """A writer of rows.
 
     Args:
       path: the file, replaced when the context is left without an exception.
       form: its format; an ArrayRecord holds one JSON object a record.
-      columns: the type of each, int, float or str; a value may be None.
+      columns: the type of each, int, float or str; a value may be None. In Parquet and JSON also
+        list[float] and list[str].
 
     Raises:
       RunFailed: the disk does not take it; the old file is as it was.
@@ -55,7 +56,7 @@ def open_writer(path: Path, form: Format, columns: Mapping[str, type]) -> Iterat
 
 
 @contextlib.contextmanager
-def _jsonl(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+def _jsonl(path: Path, columns: Mapping[str, Any]) -> Iterator[Writer]:
     with path.open("w", encoding="utf-8") as file:
         yield lambda rows: file.writelines(
             json.dumps(row, ensure_ascii=False) + "\n" for row in rows
@@ -63,7 +64,7 @@ def _jsonl(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
 
 
 @contextlib.contextmanager
-def _csv(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+def _csv(path: Path, columns: Mapping[str, Any]) -> Iterator[Writer]:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()
@@ -71,18 +72,19 @@ def _csv(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+def _parquet(path: Path, columns: Mapping[str, Any]) -> Iterator[Writer]:
     import pyarrow
     import pyarrow.parquet
 
-    kinds = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    kinds: dict[Any, Any] = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    kinds[list[float]], kinds[list[str]] = map(pyarrow.list_, (kinds[float], kinds[str]))
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         yield lambda rows: writer.write_table(pyarrow.Table.from_pylist(list(rows), schema))
 
 
 @contextlib.contextmanager
-def _array_record(path: Path, columns: Mapping[str, type]) -> Iterator[Writer]:
+def _array_record(path: Path, columns: Mapping[str, Any]) -> Iterator[Writer]:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(os.fspath(path), "group_size:1")

@@ -83,6 +83,17 @@ class Tokenizer:
         ]
         return str(self._processor.decode(theirs))
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token apart; of PAD none, and of UNK as `decode` shows it."""
+        texts = []
+        for token in map(int, ids):
+            if token in (PAD, UNK):
+                texts.append("" if token == PAD else "\u2047")
+                continue
+            piece = self._processor.id_to_piece(self.kept[token - NUM_SPECIAL])
+            texts.append(piece.replace("\u2581", " "))
+        return texts
+
     def save(self, folder: Path) -> None:
         """Writes two files into an existing folder."""
         for name, content in self.files().items():

@@ -8,9 +8,17 @@ from typing import Any, Literal, get_args
 import jax
 import psutil
 
-from lljax.engine.placement import ONE_DEVICE, Placement
+from lljax.engine.placement import AXIS, ONE_DEVICE, Placement
 from lljax.errors import UserError
-from lljax.memory import MemoryStrategy, RecomputeStates, StoreStates, recompute_within, states_held
+from lljax.memory import (
+    MemoryStrategy,
+    OffloadStates,
+    RecomputeStates,
+    SpreadStates,
+    StoreStates,
+    recompute_within,
+    states_held,
+)
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import Problem
 from lljax.update import record_shapes
@@ -57,6 +65,15 @@ class MemoryPlan:
     def resident(self) -> bool:
         """Whether nothing has to be made again."""
         return self.mode != "recompute"
+
+    @property
+    def keeper(self) -> MemoryStrategy:
+        """What puts aside what a forward sweep leaves for the backward one."""
+        keepers: dict[Mode, MemoryStrategy] = {
+            "offload": OffloadStates(),
+            "spread": SpreadStates(AXIS),
+        }
+        return keepers.get(self.mode, StoreStates())
 
     @property
     def num_steps(self) -> int:

@@ -20,7 +20,6 @@ import lljax
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.pieces import segments_of, watched
 from lljax.engine.placement import (
-    AXIS,
     ONE_DEVICE,
     Placement,
     anywhere,
@@ -30,17 +29,11 @@ from lljax.engine.placement import (
     fetch,
 )
 from lljax.engine.sweep_state import Sweep
-from lljax.memory import MemoryStrategy, OffloadStates, SpreadStates, StoreStates
 from lljax.segments import OBJECTIVE, Data
 from lljax.step_control import OuterState
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
 from lljax.types import Batch, TrainState
-
-_KEEPERS: dict[str, MemoryStrategy] = {
-    "offload": OffloadStates(),
-    "spread": SpreadStates(AXIS),
-}
 
 
 class Programs(NamedTuple):
@@ -109,7 +102,7 @@ class MetaGradient:
         self._plan, self._data, self._watched = plan, data, watched
         self._curve_shape, self._grad_shape = curve_shape, grad_shape
         self._resident: dict[int, Any] = {}  # what `forward` kept, by segment
-        self._keeper = _KEEPERS.get(plan.mode, StoreStates())
+        self._keeper = plan.keeper
         self.num_segments = len(plan.segments)
         self.cost = (3, 8 if plan.resident else 11)
 

@@ -43,6 +43,7 @@ class Optimization:
     Attributes:
       metrics: of outer steps 0, 1, ...
       device: what it computes on, in words.
+      meta_gradient: computes its gradients.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Optimization:
         self._placement, self._uniform = placement, placement.columns(uniform)
         self._analyses = analyses
         active_set = outer.check_every is not None
-        self._meta_gradient = MetaGradient(problem, inner, plan, active_set, placement)
+        self.meta_gradient = MetaGradient(problem, inner, plan, active_set, placement)
         control = lljax.build_step_control(
             meta_optimizer(outer), grow=outer.grow, shrink=outer.shrink
         )
@@ -105,7 +106,7 @@ class Optimization:
                 latest, state = 0, self._begin(checkpoints)
             else:
                 latest, self.metrics = start.step, start.metrics
-                state = self._meta_gradient.with_known(self._placement.columns(start.state))
+                state = self.meta_gradient.with_known(self._placement.columns(start.state))
                 self._workdir.write_metrics(self.metrics)
                 log(f"continuing after outer step {latest}, from {self._workdir.checkpoints}")
                 # Of a later lost one no policy is left, but of this one and of the first there is.
@@ -199,7 +200,7 @@ class Optimization:
             state = lljax.try_policy(
                 self._control, state, evaluate, look_at_all, complete=complete, choose=choose
             )
-        state = self._meta_gradient.with_known(state)
+        state = self.meta_gradient.with_known(state)
         measured = dict(self.metrics[-1])
         if "look" in done:
             gradient = self._placement.columns(done["look"].policy_grad)
@@ -212,7 +213,7 @@ class Optimization:
     def _sweep(
         self, saved: SweepCheckpoints, step: int, policy: jax.Array, checkpoints: Checkpoints
     ) -> ResumableSweep:
-        return ResumableSweep(self._meta_gradient, saved, step, policy, checkpoints)
+        return ResumableSweep(self.meta_gradient, saved, step, policy, checkpoints)
 
     def _looks_at_all(self, step: int) -> bool:
         """Whether an outer step's gradient holds the examples without weight too."""

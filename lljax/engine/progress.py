@@ -65,14 +65,17 @@ class Progress:
 
 
 class SweepProgress(Progress):
-    """Of one meta-gradient, weighted by what its two sweeps cost."""
+    """Of one meta-gradient, weighted by what its two sweeps cost; or of the first of them alone."""
 
-    def __init__(self, label: str, sweep: Sweep, meta_gradient: MetaGradient):
-        self._meta_gradient = meta_gradient
+    def __init__(
+        self, label: str, sweep: Sweep, meta_gradient: MetaGradient, forward_only: bool = False
+    ):
+        self._meta_gradient, self._forward_only = meta_gradient, forward_only
         super().__init__(label, self._share(sweep))
 
     def _share(self, sweep: Sweep) -> float:
         forward, backward = self._meta_gradient.cost
+        backward = 0 if self._forward_only else backward
         done = forward * sweep.forward + backward * sweep.backward
         return done / ((forward + backward) * self._meta_gradient.num_segments)
 

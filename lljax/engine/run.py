@@ -27,6 +27,7 @@ from lljax.engine.offload_check import verify_offload
 from lljax.engine.optimization import BestPolicy, Optimization
 from lljax.engine.placement import Placement, device_name, fetch, find_placement
 from lljax.engine.progress import log
+from lljax.engine.smoothness import keep_smoothness, read_smoothness, reruns_of_dense
 from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed
@@ -120,6 +121,11 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
             f"in {workdir.root}"
         )
         cluster.end_if_stuck(config.mesh.stuck_minutes)
+        keep_smoothness(
+            workdir,
+            lambda: reruns_of_dense(optimization.meta_gradient, config, problem, placement),
+            config.seed,
+        )
         optimization.optimize(start)
         workdir.check_present()
         started, best = time.monotonic(), optimization.best_policy()
@@ -200,6 +206,8 @@ def _write_results(
         "zero_weight_threshold": analysis.ZERO_WEIGHT,
         "seconds": {key: round(value, 2) for key, value in seconds.items()},
     }
+    if (smoothness := read_smoothness(workdir)) is not None:
+        facts["smoothness"] = smoothness._asdict()
     workdir.write_metrics(metrics)
     write_summary(workdir.root, facts | summary.summarise(problem, ends, gaps))
 

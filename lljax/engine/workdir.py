@@ -45,6 +45,7 @@ class Workdir:
             root / f"{name}{part}" for name in ("sweep", "look") for part in ("", STARTS)
         ]
         self.snapshots = root / "snapshots"
+        self.smoothness = root / schema.SMOOTHNESS_FILE
         self.policy = root / schema.POLICY_FILE
         self.summary = root / schema.SUMMARY_FILE
         self.report = root / schema.REPORT_FILE

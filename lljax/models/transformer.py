@@ -25,6 +25,7 @@ class TokenSequences(NamedTuple):
     """A batch of sequences: every token but the first is a target."""
 
     tokens: jax.Array  # [B, L+1] integer, PAD behind the last one
+    weights: jax.Array | None = None  # [B, L] floating, by which the targets' losses are multiplied
 
 
 class RMSNorm(nn.Module):
@@ -210,6 +211,8 @@ def sequence_loss(model: Transformer) -> LossFn:
     def loss_fn(params: Params, batch: TokenSequences) -> jax.Array:
         losses = cast(jax.Array, model.apply({"params": params}, batch.tokens))
         present = (batch.tokens[:, 1:] != PAD).astype(losses.dtype)
+        if batch.weights is not None:
+            losses = losses * batch.weights.astype(losses.dtype)
         return jnp.sum(losses * present, axis=-1) / jnp.maximum(jnp.sum(present, axis=-1), 1)
 
     return loss_fn

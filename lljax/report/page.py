@@ -31,6 +31,7 @@ from lljax.report.sentences import (
     improvement,
     law_steps_sentence,
     rise_sentence,
+    smoothness_sentence,
 )
 from lljax.report.tables import law_rows, scaling_rows, set_rows
 from lljax.report.words import is_number
@@ -139,6 +140,7 @@ def _fill_template(
         headline=headline(results),
         sets=list(set_rows(summary)),
         set_notes=_set_notes(summary),
+        smoothness=smoothness_sentence(summary),
         law=[] if is_over_runs(summary) else law_rows(summary),
         groups=group_rows(summary),
         data_lines=[without_secrets(_shown(line)) for line in summary.get("data") or []],

@@ -17,6 +17,7 @@ from lljax.scaling_law import (
     misfit,
     scaling_law_improvement,
 )
+from lljax.trust import SMOOTH
 
 ROUNDING = 1.001  # a loss that is larger by this factor is larger by more than rounding
 ONE = 1.005  # the smallest acceleration that is not shown as 1.00
@@ -219,6 +220,20 @@ def perturbed_verdict(before: float | None, after: float | None) -> str:
     if after > 1.1 * before:
         return "the policy prefers them, contrary to expectation"
     return "the policy hardly distinguishes them from clean ones"
+
+
+def smoothness_sentence(summary: Mapping[str, Any]) -> str:
+    """How far the run's gradients can be trusted; empty where that was not measured."""
+    score = (summary.get("smoothness") or {}).get("params")
+    if not is_number(score):
+        return ""
+    measured = f"Metasmoothness, measured in three training runs with other weights, is {score:.2f}"
+    if score >= SMOOTH:
+        return f"{measured}: training is smooth enough for its gradients to predict."
+    return (
+        f"{measured}, below {SMOOTH}: training is so rough that its exact gradients may predict "
+        f"little. A lower learning rate, a warm-up or larger batches help."
+    )
 
 
 def law_steps_sentence(results: Results) -> str:

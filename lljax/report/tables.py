@@ -6,9 +6,17 @@ from typing import Any
 from lljax.artifacts.results import Results
 from lljax.artifacts.schema import POLICIES, SETS
 from lljax.report.curation import is_over_runs, table_lines
-from lljax.report.sentences import acceleration_of, early_end, improvement, is_success, rise
+from lljax.report.sentences import (
+    acceleration_of,
+    early_end,
+    improvement,
+    is_success,
+    rise,
+    smoothness_sentence,
+)
 from lljax.report.words import POLICY_NAMES, acceleration, number, percent
 from lljax.safe_text import printable
+from lljax.trust import SMOOTH
 
 SCORES = ("auc", "final_loss", "best_loss", "compression_ratio")
 _LAW_ROWS = (
@@ -88,6 +96,9 @@ def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
                 f"{POLICY_NAMES[policy].capitalize()} test loss rises: {number(best)} at step "
                 f"{step}, {number(final)} at the end"
             )
+    if smoothness_sentence(summary) and summary["smoothness"]["params"] < SMOOTH:
+        score = summary["smoothness"]["params"]
+        yield f"Rough training: metasmoothness {score:.2f}, below {SMOOTH}; see `lljax check`"
 
 
 def in_ascii(text: str) -> str:

@@ -21,6 +21,7 @@ from lljax.loss_check import evaluate_losses
 from lljax.safe_text import printable, without_secrets
 from lljax.tasks.config import ExperimentConfig
 from lljax.tasks.origins import Origins
+from lljax.tasks.tokens import TokenWeights
 from lljax.types import Batch, LossFn, Params, SecondOrder
 
 Shown = str | np.ndarray | tuple[np.ndarray, str]
@@ -40,8 +41,7 @@ class Problem:
       desired: K examples that the model is to be good at; the objective is their mean loss.
       validation: desired examples that choose the best outer step.
       test: desired examples that are only reported.
-      num_symbols: |V| of the compression ratio: tokens of a vocabulary, classes, 2 for binary
-        labels.
+      num_symbols: |V| of the compression ratio: of a vocabulary, classes, 2 for binary labels.
       desired_loss_fn: losses of the desired, validation and test examples; `loss_fn` when None.
       second_order: how the gradient of `loss_fn` is differentiated, as in `build_loss_auc`.
       perturbed: [N] bool, the training examples that were damaged on purpose, if any were: the
@@ -55,11 +55,11 @@ class Problem:
       featurize: what a scorer sees of examples, (batch of B) -> [B, F], a NumPy array or a sparse
         matrix of SciPy; None: the task has no scorer.
       files: further files that a run keeps, by name: what other data are made into examples with.
-      data_lines: what became of the data, in sentences: said before anything is computed, in the
-        plan and in the report.
+      data_lines: what became of the data, in sentences: said first, in the plan and the report.
       show_example: how the n-th training example is shown in the report: its text, a picture as
         an array [H, W] or [H, W, 3], uint8 or floating in [0, 1], or (picture, text). None: not
         at all.
+      tokens: makes what `lljax attribute --tokens` needs; None: the examples have no tokens.
       facts: what the report's first line says of the task, e.g. ("10 classes",).
       provenance: where the data come from, as a user would look for them; said when a run is
         continued with other data.
@@ -84,6 +84,7 @@ class Problem:
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     data_lines: tuple[str, ...] = ()
     show_example: Callable[[int], Shown] | None = None
+    tokens: Callable[[], TokenWeights] | None = None
     facts: tuple[str, ...] = ()
     provenance: str = "the data that the task reads"
 

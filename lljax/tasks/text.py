@@ -11,11 +11,13 @@ from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, requi
 from lljax.tasks.origins import Origins
 from lljax.tasks.problem import Problem, Task
 from lljax.tasks.size import require_memory
+from lljax.tasks.tokens import TokenWeights
 
 if TYPE_CHECKING:
     import numpy as np
 
     from lljax.data.sequences import Sequences
+    from lljax.data.tokenizer import Tokenizer
 
 SIZES = ("num_train", "num_desired", "num_validation", "num_test")
 
@@ -187,6 +189,7 @@ def _build(config: TransformerConfig) -> Problem:
         files=sequences.tokenizer.files(),
         data_lines=(*account.lines(), *account.warnings()),
         show_example=lambda n: sequences.tokenizer.decode(train[n].tolist()),
+        tokens=lambda: _tokens(train, sequences.tokenizer),
         facts=(f"vocabulary of {data.vocab_size}", account.short),
         provenance="the text (data.path, data.tfds, or the manual of another Python version)",
     )
@@ -222,6 +225,22 @@ def _origins(sequences: "Sequences", train: "np.ndarray") -> Origins:
         sources=[origin.source for origin in origins],
         offsets=np.array([origin.offset for origin in origins], np.int64),
         groups=[origin.group for origin in origins],
+    )
+
+
+def _tokens(train: "np.ndarray", tokenizer: "Tokenizer") -> TokenWeights:
+    """Of training sequences: every token but the first has a loss."""
+    import jax.numpy as jnp
+
+    from lljax.data.tokenizer import PAD
+    from lljax.models.transformer import TokenSequences
+
+    targets = train[:, 1:]
+    weights = (targets != PAD).astype("float32")
+    return TokenWeights(
+        examples=TokenSequences(jnp.asarray(train), jnp.asarray(weights)),
+        read=lambda batch: batch.weights,
+        texts=lambda n: tokenizer.pieces(targets[n][targets[n] != PAD].tolist()),
     )
 
 

@@ -1,0 +1,272 @@
+"""When does a meta-gradient predict? Metasmoothness and datamodeling scores over a grid of runs.
+
+    python -m benchmarks.trust [--only digits,language] [--subsets 100] [--seeds 1]
+
+A cell is one training run: an optimiser with its eps_root, rate, batch, length, width and number
+format. Of each: the datamodeling score (LDS) of AUC and final loss, metasmoothness, and whether
+lljax warns of the optimiser. Results go to benchmarks/TRUST.json, cell by cell, with the machine
+that measured it; `--figure` draws benchmarks/figures/trust.png of what is there.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import lljax
+from benchmarks import machine
+from benchmarks.prediction import language
+from lljax import optimizer_check, trust
+from lljax.types import Batch, LossFn, Params
+
+RESULTS = Path(__file__).with_name("TRUST.json")
+FIGURE = Path(__file__).with_name("figures") / "trust.png"
+STEP = 0.2
+PREDICTS, FAILS = (
+    0.95,
+    0.9,
+)  # LDS: above the first a gradient predicts, below the second it does not
+
+
+class Cell(NamedTuple):
+    """A training run; what is not said of it is as in configs/noisy_labels.py."""
+
+    problem: str = "digits"
+    optimizer: str = "adamw"
+    rate: float = 0.005
+    eps_root: float = 1e-6
+    schedule: str = "warmup_cosine"
+    batch: int = 50
+    steps: int = 100
+    width: int = 64
+    clip: float = 0.0
+    precision: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """What differs from the default cell."""
+        default = Cell(problem=self.problem)
+        parts = [
+            f"{field}={value}"
+            for field, value, usual in zip(self._fields, self, default, strict=True)
+            if value != usual and field != "problem"
+        ]
+        return f"{self.problem}: {', '.join(parts) or 'the default'}"
+
+
+def grid() -> Iterator[Cell]:
+    """One thing changed at a time, and where training is rough two."""
+    yield Cell()
+    for eps_root in (1e-16, 1e-12, 1e-10, 1e-8, 1e-4):
+        yield Cell(eps_root=eps_root)
+    for rate in (0.001, 0.01, 0.02, 0.05):
+        yield Cell(rate=rate)
+        yield Cell(rate=rate, eps_root=1e-10)
+    yield Cell(schedule="constant")
+    yield Cell(rate=0.02, schedule="constant")
+    yield Cell(rate=0.02, clip=0.5)
+    for batch in (10, 200):
+        yield Cell(batch=batch)
+    for steps in (30, 300):
+        yield Cell(steps=steps)
+    yield Cell(steps=300, rate=0.02)
+    for width in (16, 256):
+        yield Cell(width=width)
+    for optimizer, rate in (("sgd", 0.1), ("sgd", 0.5), ("sgd", 2.0), ("momentum", 0.05)):
+        yield Cell(optimizer=optimizer, rate=rate)
+    yield Cell(precision="bfloat16")
+    yield Cell(optimizer="sgd", rate=0.1, precision="bfloat16")
+    language_cell = Cell("language", rate=3e-3, schedule="constant", batch=0, steps=40, width=32)
+    for eps_root in (1e-6, 1e-16, 1e-10, 1e-8):
+        yield language_cell._replace(eps_root=eps_root)
+    for rate in (0.01, 0.03):
+        yield language_cell._replace(rate=rate)
+    for rate in (0.3, 1.0, 3.0):
+        yield language_cell._replace(optimizer="sgd", rate=rate)
+    yield language_cell._replace(precision="bfloat16")
+
+
+def optimizer_of(cell: Cell) -> optax.GradientTransformation:
+    rate: optax.ScalarOrSchedule = cell.rate
+    if cell.schedule == "warmup_cosine":
+        warm_up = max(1, cell.steps // 10)
+        rate = optax.warmup_cosine_decay_schedule(
+            cell.rate / warm_up, cell.rate, warm_up, cell.steps
+        )
+    made = {
+        "sgd": optax.sgd(rate),
+        "momentum": optax.sgd(rate, momentum=0.9),
+        "adamw": optax.adamw(rate, eps_root=cell.eps_root),
+    }[cell.optimizer]
+    return optax.chain(optax.clip_by_global_norm(cell.clip), made) if cell.clip else made
+
+
+class Training(NamedTuple):
+    loss_fn: LossFn
+    desired_loss_fn: LossFn
+    params: Params
+    train: Batch
+    desired: Batch
+
+
+def training_of(cell: Cell, seed: int) -> Training:
+    if cell.problem == "digits":
+        found = _digits(cell.width, seed)
+    else:
+        of = language(seed)
+        train, desired = (jax.tree.map(lambda x: x[:256], b) for b in (of.train, of.desired))
+        found = Training(of.loss_fn, of.loss_fn, of.params, train, desired)
+    if cell.precision == "float32":
+        return found
+
+    def in_bfloat16(loss_fn: LossFn) -> LossFn:
+        """Parameters and features rounded as a mixed-precision run has them; losses in float32."""
+
+        def rounded(tree: Any) -> Any:
+            def cast(leaf: Any) -> Any:
+                is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+                return leaf.astype(jnp.bfloat16) if is_floating else leaf
+
+            return jax.tree.map(cast, tree)
+
+        return lambda params, batch: loss_fn(rounded(params), rounded(batch)).astype(jnp.float32)
+
+    return found._replace(
+        loss_fn=in_bfloat16(found.loss_fn), desired_loss_fn=in_bfloat16(found.desired_loss_fn)
+    )
+
+
+def _digits(width: int, seed: int) -> Training:
+    import dataclasses
+
+    from lljax.tasks.arrays import ArraysConfig, ArraysModel
+    from lljax.tasks.config_file import TASKS
+    from lljax.tasks.problem import Experiment, build_problem
+
+    task = next(task for task in TASKS if task.name == "arrays")
+    config = dataclasses.replace(ArraysConfig(), seed=seed, model=ArraysModel(width=width))
+    problem = build_problem(Experiment(task, config))
+    return Training(
+        problem.loss_fn, problem.desired_loss_fn, problem.params, problem.train, problem.desired
+    )
+
+
+def measure(cell: Cell, seed: int, num_subsets: int) -> dict[str, Any]:
+    """What a cell's gradient predicts, and how smooth its training is."""
+    training = training_of(cell, seed)
+    optimizer = optimizer_of(cell)
+    count = jax.tree.leaves(training.train)[0].shape[0]
+    loss_auc = lljax.build_loss_auc(
+        training.loss_fn,
+        optimizer,
+        desired_loss_fn=training.desired_loss_fn,
+        check_loss=False,
+        check_optimizer=False,
+    )
+    inputs = lljax.StepInputs(jnp.full((cell.steps, count), 1 / count))
+    if cell.batch:
+        shape = cell.steps, cell.batch
+        index = jax.random.randint(jax.random.key(seed), shape, 0, count)
+        inputs = lljax.StepInputs(jnp.full(shape, 1 / cell.batch), index)
+    given = inputs, training.params, training.train, training.desired
+    smooth = jax.jit(functools.partial(trust.metasmoothness, loss_auc, step=STEP))
+    directions = (trust.random_direction(jax.random.key(s), count) for s in (0, 1, 2))
+    scores = [smooth(*given, direction=direction) for direction in directions]
+    row: dict[str, Any] = {
+        "smoothness": [float(score.params) for score in scores],
+        "smoothness_of_losses": [float(score.losses) for score in scores],
+    }
+    for outcome in ("auc", "final"):
+        score = functools.partial(
+            trust.linear_datamodeling_score,
+            loss_auc,
+            key=jax.random.key(seed + 5),
+            num_subsets=num_subsets,
+            of=outcome,
+            batch_size=16,
+        )
+        found = jax.jit(score)(*given)
+        row[f"lds_{outcome}"] = float(found.lds)
+        row[f"interval_{outcome}"] = [float(end) for end in found.interval]
+        row[outcome] = float(found.outcome)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer_check.check_optimizer(optimizer, training.params)
+    return row | {"warned": bool(caught)}
+
+
+def table(rows: dict[str, Any]) -> str:
+    """The cells by their score, with what the rule says of each."""
+    lines = [f"{'':<58}{'smooth':>8}{'warned':>8}{'LDS AUC':>9}{'final':>7}{'AUC':>8}  rule"]
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["lds_auc"]):
+        smooth = sorted(row["smoothness"])[1]
+        trusts = smooth >= trust.SMOOTH and not row["warned"]
+        holds = row["lds_auc"] > PREDICTS if trusts else row["lds_auc"] < FAILS
+        between = FAILS <= row["lds_auc"] <= PREDICTS
+        rule = "between" if between else "holds" if holds else "FAILS"
+        lines.append(
+            f"{name:<58}{smooth:>8.2f}{'yes' if row['warned'] else '':>8}{row['lds_auc']:>9.3f}"
+            f"{row['lds_final']:>7.3f}{row['auc']:>8.3f}  {'trust' if trusts else 'not'}: {rule}"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: dict[str, Any]) -> None:
+    """Score against metasmoothness, a point a cell."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    for warned, colour, label in (
+        (False, "#0072b2", "optimiser fine"),
+        (True, "#d55e00", "warned"),
+    ):
+        of = [row for row in rows.values() if row["warned"] == warned]
+        x = [sorted(row["smoothness"])[1] for row in of]
+        axis.plot(x, [row["lds_auc"] for row in of], "o", color=colour, ms=4.5, label=label)
+    axis.axvline(trust.SMOOTH, color="#888", lw=0.8, ls="--")
+    axis.axhspan(FAILS, PREDICTS, color="#888", alpha=0.15, lw=0)
+    axis.set(xlabel="metasmoothness of the trained parameters", ylabel="LDS of the loss AUC")
+    axis.legend(frameon=False)
+    figure.savefig(FIGURE, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="digits,language")
+    parser.add_argument("--subsets", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="measure cells that are there too")
+    parser.add_argument("--figure", action="store_true")
+    options = parser.parse_args()
+    rows: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError):
+        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    for cell in grid():
+        if cell.problem not in options.only.split(",") or (cell.name in rows and not options.again):
+            continue
+        started = time.monotonic()
+        row = measure(cell, options.seed, options.subsets)
+        where = machine.in_words(machine.describe_machine())
+        more = {"subsets": options.subsets, "took": time.monotonic() - started, "machine": where}
+        rows[cell.name] = row | more
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        print(table({cell.name: rows[cell.name]}).splitlines()[1], flush=True)
+    if options.figure:
+        draw(rows)
+    print(f"\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

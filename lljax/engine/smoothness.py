@@ -1,0 +1,159 @@
+"""How smooth the training runs of a config are, measured before its policy is optimised."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lljax
+from lljax import cluster, trust
+from lljax.artifacts.fields import check_fields
+from lljax.artifacts.files import write_json
+from lljax.artifacts.reading import check_absent, read_json
+from lljax.artifacts.schema import SMOOTHNESS
+from lljax.engine.meta_gradient import MetaGradient
+from lljax.engine.metrics import number
+from lljax.engine.placement import Placement, compiled
+from lljax.engine.progress import SweepProgress, log
+from lljax.engine.sweep_state import Sweep
+from lljax.engine.workdir import Workdir
+from lljax.tasks.config import ExperimentConfig
+from lljax.tasks.problem import PolicyProblem
+from lljax.types import Params
+
+STEP = 0.2
+"""h of the measurement: as far as leaving out 5 % of the examples is, sqrt(0.05) = 0.22."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reruns:
+    """A config's training at uniform weights, to be done again with the examples' weights scaled.
+
+    Attributes:
+      meta_gradient: of the runs.
+      policy: what it is given at uniform weights.
+      scaled: (policy, factors [N]) -> the policy with the weights of each example times its factor.
+      slopes: (policy, its gradient) -> [N], the derivative in those factors.
+      num_train: N.
+      params: theta_0, for its shapes.
+    """
+
+    meta_gradient: MetaGradient
+    policy: Any
+    scaled: Callable[[Any, jax.Array], Any]
+    slopes: Callable[[Any, np.ndarray], np.ndarray]
+    num_train: int
+    params: Params
+
+    def run(self, factors: np.ndarray, label: str) -> Sweep:
+        """The loss curves and states of the runs with these factors [N]."""
+        policy = self.scaled(self.policy, jnp.asarray(factors, jnp.float32))
+        sweep = self.meta_gradient.new_sweep()
+        with SweepProgress(label, sweep, self.meta_gradient, forward_only=True) as progress:
+            self.meta_gradient.run_forward(policy, sweep, progress.update)
+            self.meta_gradient.release()
+        return sweep
+
+    def gradient(self, label: str) -> tuple[Sweep, np.ndarray]:
+        """The runs with all factors 1, and the derivative of their mean AUC in the factors [N]."""
+        sweep = self.meta_gradient.new_sweep()
+        with SweepProgress(label, sweep, self.meta_gradient) as progress:
+            self.meta_gradient.run_forward(self.policy, sweep, progress.update)
+            self.meta_gradient.run_backward(self.policy, sweep, progress.update)
+        return sweep, self.slopes(self.policy, sweep.policy_grad)
+
+    def end(self, sweep: Sweep) -> list[np.ndarray]:
+        """The leaves of theta_T."""
+        return sweep.start(self.meta_gradient.num_segments)[: len(jax.tree.leaves(self.params))]
+
+
+def reruns_of_dense(
+    meta_gradient: MetaGradient,
+    config: ExperimentConfig,
+    problem: PolicyProblem,
+    placement: Placement,
+) -> Reruns:
+    """Of the one deterministic run of a dense policy."""
+    uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)
+
+    def slopes(policy: jax.Array, gradient: np.ndarray) -> np.ndarray:
+        return gradient.sum(axis=0, dtype=np.float64) / problem.num_train
+
+    return Reruns(
+        meta_gradient,
+        placement.columns(uniform),
+        compiled(lambda policy, factors: policy * factors[None], placement.columns),
+        slopes,
+        problem.num_train,
+        problem.params,
+    )
+
+
+class Smoothness(NamedTuple):
+    """What smoothness.json holds."""
+
+    params: float | None  # metasmoothness of theta_T; None where a run diverges
+    losses: float | None  # of the desired-loss curve
+    step: float  # h
+
+
+def smoothness_of(reruns: Reruns, seed: int, base: Sweep | None = None) -> Smoothness:
+    """Three runs in a random direction; `base`, the one at uniform weights, if it is there."""
+    direction = np.asarray(trust.random_direction(jax.random.key(seed), reruns.num_train))
+    sweeps = [base] if base is not None else []
+    for number_of in range(len(sweeps), 3):
+        factors = 1 + number_of * STEP * direction
+        sweeps.append(reruns.run(factors, f"how smooth training is, run {number_of + 1} of 3"))
+
+    def score(outcomes: list[Any]) -> float | None:
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes)
+        return number(cluster.from_first(lambda: np.asarray(trust.sign_agreement(stacked))))
+
+    return Smoothness(
+        score([reruns.end(sweep) for sweep in sweeps]),
+        score([sweep.desired[1:] for sweep in sweeps]),
+        STEP,
+    )
+
+
+def keep_smoothness(workdir: Workdir, reruns: Callable[[], Reruns], seed: int) -> None:
+    """Measures it and writes smoothness.json, if that is not there; warns of rough training."""
+    if read_smoothness(workdir) is not None:
+        return
+    found = smoothness_of(reruns(), seed)
+    _write(workdir, found)
+    log(in_words(found))
+
+
+@cluster.read_on_first
+def read_smoothness(workdir: Workdir) -> Smoothness | None:
+    """What was measured of a run; None where nothing was, or it cannot be read."""
+    try:
+        found = read_json(workdir.smoothness)
+        check_fields(found, SMOOTHNESS)
+        return Smoothness(*(found[name] for name in Smoothness._fields))
+    except (OSError, ValueError) as error:
+        check_absent(workdir.smoothness, error)
+        return None
+
+
+@cluster.on_first
+def _write(workdir: Workdir, found: Smoothness) -> None:
+    write_json(workdir.smoothness, found._asdict())
+
+
+def in_words(found: Smoothness) -> str:
+    """A line for people."""
+    if found.params is None:
+        return "warning: metasmoothness cannot be measured: a training run diverges"
+    score = f"metasmoothness {found.params:.2f}"
+    if found.params >= trust.SMOOTH:
+        return f"{score}: training is smooth enough for its meta-gradient to predict"
+    return (
+        f"warning: {score}, below {trust.SMOOTH}: training is so rough that its exact "
+        f"meta-gradient may predict little. A lower learning rate, a warm-up, larger batches or a "
+        f"larger eps_root help; `lljax check` on this config says what the gradient predicts."
+    )
