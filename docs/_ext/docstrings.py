@@ -124,6 +124,8 @@ def _to_rest(app, what, name, thing, options, lines):
             continue
         if line.strip():
             block = None
+        if found and found[-1] == "Returns:" and ":" in line:
+            line = f"  : {line.strip()}"  # or napoleon takes what is before the colon for a type
         found.append(_escape(line))
     lines[:] = found
     if what in ("attribute", "property", "data"):
