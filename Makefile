@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/perceptron.py
 
-.PHONY: run test slow adversary lint seeds bench clean
+.PHONY: run test slow adversary lint docs seeds bench clean
 
 run: $(VENV)/.installed
 	$(VENV)/bin/lljax run $(CONFIG) $(ARGS)
@@ -22,6 +22,12 @@ lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# The tutorials are executed; compiling is most of their time, and these flags make it a third.
+docs: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+docs: $(VENV)/.docs-installed
+	$(VENV)/bin/python -m sphinx -q -E -n -W --keep-going -j auto -d docs/_build/doctrees docs docs/_build/html $(ARGS)
+	$(VENV)/bin/python docs/check.py docs/_build/html
+
 seeds: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.perceptron_seeds $(ARGS)
 
@@ -39,5 +45,9 @@ $(VENV)/.test-installed: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache docs/_build

@@ -8,12 +8,12 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import lljax
-from lljax import cluster, curation_flags, failures, interrupt, streams
+from lljax import cluster, completion, curation_flags, failures, interrupt, streams
 from lljax.config_flags import config_name, default_workdir, load_config, parse_config
 from lljax.errors import RunFailed, UserError
 from lljax.failures import in_words
@@ -34,6 +34,7 @@ usage: lljax COMMAND ...
   lljax score DIR --data.path P [flags]      weigh documents that the run has not seen
   lljax transfer DIR [flags]                 does it help a larger model, fresh runs, other data?
   lljax help [COMMAND], lljax version        this text or a command's own, the version
+  lljax completion SHELL                     what the Tab key completes in bash or zsh
 
 CONFIG is a Python file, or the name of a config that lljax comes with: `lljax run` lists them. A
 config file is code, and is executed: run only those that you trust.
@@ -47,6 +48,9 @@ Examples:
 Exit status: 0 done, 1 the run failed, 2 the input is wrong. Ctrl-C stops a run at once, and the
 same command continues it. LLJAX_TRACEBACK=1 in the environment shows where a failure comes from.
 """
+
+
+OTHERS = ("help", "version")  # what is no command of its own
 
 
 def main() -> None:
@@ -81,7 +85,7 @@ def _leave(status: int) -> NoReturn:
 
 def call(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit status."""
-    commands = {
+    commands: dict[str, Callable[[list[str]], None]] = {
         "run": _run,
         "sweep": _sweep,
         "plan": _plan,
@@ -91,6 +95,7 @@ def call(arguments: Sequence[str]) -> int:
         "export": curation_flags.export,
         "score": curation_flags.score,
         "transfer": curation_flags.transfer,
+        "completion": lambda rest: print(completion.script(rest, [*commands, *OTHERS], call)),
     }
     if arguments and arguments[0] == "help" and len(arguments) > 1:
         arguments = [*arguments[1:], "--help"]
@@ -105,7 +110,7 @@ def call(arguments: Sequence[str]) -> int:
             print(f"lljax {lljax.__version__}")
             return 0
         if command not in commands:
-            near = difflib.get_close_matches(command, [*commands, "help", "version"], 1)
+            near = difflib.get_close_matches(command, [*commands, *OTHERS], 1)
             guess = f" Did you mean `{near[0]}`?" if near else ""
             raise UserError(f"there is no command `{command}`: use {', '.join(commands)}.{guess}")
         with in_words(command):

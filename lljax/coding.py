@@ -129,11 +129,11 @@ class _Shared(NamedTuple):
 class Coder:
     """Codes bytes with a model as it trains; `build_coder` makes it and says how."""
 
-    options: RunOptions
-    next_logits: NextLogits
-    example_length: int
-    examples_per_step: int
-    as_examples: Callable[[jax.Array], Batch] | None
+    options: RunOptions  # of the training run
+    next_logits: NextLogits  # these four as `build_coder` has them
+    example_length: int  # bytes
+    examples_per_step: int  # that are coded and then trained on
+    as_examples: Callable[[jax.Array], Batch] | None  # from bytes to examples
 
     def encode(
         self, data: bytes, policy: jax.Array | StepInputs, params: Params, train: Batch

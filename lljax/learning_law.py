@@ -230,6 +230,10 @@ def redundant_share(
     The paper only draws a heat map of gamma over such contributive examples; this is the share of
     it that is empty at step t. A conventional row gives 0.
 
+    >>> import jax.numpy as jnp, lljax
+    >>> float(lljax.redundant_share(jnp.array([3.0, 5.0, -9.0]), jnp.array([1.0, 0.0, 0.0])))
+    0.5
+
     Args:
       contributions: CT_t [N].
       weights: gamma_t [N].

@@ -37,12 +37,14 @@ def check_loss_fn(
       constants: the third argument of the loss, if it has one.
       second_order: as in `build_loss_auc`.
 
+    Returns:
+      None, where the loss is fit. Cost: some 30 forward passes of at most 12 examples together,
+      compiled once.
+
     Raises:
       ValueError: a shape or dtype does not fit, or the loss of an example depends on the other
         examples of its batch or on its place among them (batch normalisation, contrastive losses),
         or its backward rule is not the derivative of its value, and `second_order` would need that.
-
-    Cost: some 30 forward passes of at most 12 examples together, compiled once.
     """
     rest = () if constants is None else (constants,)
     checks.check_choice("second_order", second_order, SecondOrder)

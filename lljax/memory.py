@@ -163,12 +163,19 @@ def states_held(memory: MemoryStrategy, num_steps: int) -> int:
 def recompute_within(num_steps: int, max_states: int) -> RecomputeStates:
     """The fastest `RecomputeStates` that holds at most `max_states` states at once.
 
+    >>> import lljax
+    >>> lljax.recompute_within(10_000, max_states=300)
+    RecomputeStates(num_kept=None, depth=1)
+
     Args:
       num_steps: T.
       max_states: the budget, e.g. bytes of memory to spare over bytes of a state.
 
+    Returns:
+      RecomputeStates, of the least depth that fits: each level costs 3 forward passes a step.
+
     Raises:
-      ValueError: no depth fits; about 2 log2(T) states are the least.
+      ValueError: a number is below 1, or no depth fits; about 2 log2(T) states are the least.
     """
     check_count("num_steps", num_steps)
     check_count("max_states", max_states)

@@ -36,8 +36,7 @@ def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> MetaOptimizer:
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.projected_gradient(learning_rate=0.5)
-    >>> policy = lljax.uniform_policy(num_steps=1, num_examples=2)
-    >>> gradient = jnp.array([[1., 0.]])
+    >>> policy, gradient = lljax.uniform_policy(1, 2), jnp.array([[1., 0.]])
     >>> policy, state = optimizer.update(gradient, optimizer.init(policy), policy)
     >>> policy.tolist()
     [[0.25, 0.75]]
@@ -47,7 +46,10 @@ def projected_gradient(learning_rate: optax.ScalarOrSchedule) -> MetaOptimizer:
         for J = T AUC: its 5e-6 at T = 2000 is 0.01 here. A number or an optax schedule.
 
     Returns:
-      A MetaOptimizer for arrays [..., N] whose rows are distributions, or a pytree of them.
+      A MetaOptimizer for arrays [..., N] whose rows are distributions, or a pytree of them. A rate
+      that is no positive number raises ValueError.
+
+    Reference: arXiv:2402.17759, Eq. 6.
     """
     checks.check_rate("learning_rate", learning_rate)
 
@@ -90,8 +92,7 @@ def exponentiated_gradient(
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.exponentiated_gradient(learning_rate=0.5)
-    >>> policy = lljax.uniform_policy(num_steps=1, num_examples=2)
-    >>> gradient = jnp.array([[1., 0.]])
+    >>> policy, gradient = lljax.uniform_policy(1, 2), jnp.array([[1., 0.]])
     >>> policy, state = optimizer.update(gradient, optimizer.init(policy), policy)
     >>> [round(float(weight), 3) for weight in policy[0]]
     [0.269, 0.731]
@@ -109,7 +110,8 @@ def exponentiated_gradient(
         the variance under (1 - e) gamma + e / N, so that noise in slopes of little weight counts.
 
     Returns:
-      A MetaOptimizer for arrays [..., N] whose rows are distributions, or a pytree of them.
+      A MetaOptimizer for arrays [..., N] whose rows are distributions, or a pytree of them. A
+      number out of its range raises ValueError.
 
     Reference: Kivinen and Warmuth, Information and Computation 132 (1997).
     """
@@ -162,14 +164,12 @@ def smoothed(optimizer: MetaOptimizer, passes: int) -> MetaOptimizer:
     and without that part a step of the policy may be longer. A pass removes the period of two
     (but for the first and last steps) and leaves what varies slowly over t. The weights of the mean
     have a standard deviation of sqrt(passes / 2) inner steps. The mean need not be a direction of
-    descent, so near an optimum more trials are taken back.
-
-    Slopes that are unknown are left out of the mean, and stay unknown.
+    descent, so near an optimum more trials are taken back. Slopes
+    that are unknown are left out, and stay unknown.
 
     >>> import jax.numpy as jnp, lljax
     >>> optimizer = lljax.smoothed(lljax.exponentiated_gradient(0.5), passes=1)
-    >>> policy = lljax.uniform_policy(num_steps=3, num_examples=2)
-    >>> oscillating = jnp.array([[1., 0.], [0., 1.], [1., 0.]])
+    >>> policy, oscillating = lljax.uniform_policy(3, 2), jnp.array([[1., 0.], [0., 1.], [1., 0.]])
     >>> policy, state = optimizer.update(oscillating, optimizer.init(policy), policy)
     >>> policy[1].tolist()
     [0.5, 0.5]

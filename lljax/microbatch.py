@@ -128,7 +128,7 @@ def known_slopes(weights: jax.Array, microbatch_size: int | None, num_shards: in
       num_shards: D, the devices that the examples are split over by its `data_axis`.
 
     Returns:
-      [..., B] bool.
+      [..., B] bool. Cost: O(T B). It checks nothing, and so raises nothing of its own.
     """
     count = weights.shape[-1]
     size = count if microbatch_size is None else min(microbatch_size, count)

@@ -26,8 +26,8 @@ class LoopFn(Protocol):
 class OuterLoop(NamedTuple):
     """The two pure functions of a policy optimisation, for a loop of one's own."""
 
-    init: LoopFn
-    step: LoopFn
+    init: LoopFn  # the state before the first outer step, of a policy
+    step: LoopFn  # the state after one more
 
 
 def build_outer_loop(
@@ -44,6 +44,14 @@ def build_outer_loop(
     A step tries `optimizer.update`; the trial is taken if its AUC is finite and lower and its
     meta-gradient finite. Then the learning rate is multiplied by `grow`, else by `shrink`. After
     three rejections in a row the method forgets its momentum.
+
+    >>> import jax.numpy as jnp, optax, lljax
+    >>> loss_auc = lljax.build_loss_auc(lambda w, b: (b["x"] - w) ** 2, optax.sgd(0.1))
+    >>> data = jnp.zeros(()), {"x": jnp.array([1.0, -3.0])}, {"x": jnp.ones(2)}
+    >>> loop = lljax.build_outer_loop(loss_auc, lljax.exponentiated_gradient(1.0))
+    >>> state = loop.init(lljax.uniform_policy(5, 2), *data)
+    >>> bool(loop.step(state, *data).objective < state.objective)
+    True
 
     Args:
       loss_auc: from `build_loss_auc`, or any function of the same form, in whose first argument it
@@ -66,6 +74,10 @@ def build_outer_loop(
       With an active set, one meta-gradient more for a check that is taken back (under vmap for
       every check); the state's `known` then says which entries of `policy_grad` are slopes, and
       without one it is None.
+
+    Raises:
+      ValueError: `optimizer` is no meta-optimiser, `loss_auc` no function, or a number is out of
+        its range.
     """
     checks.check_count("check_every", check_every)
     form = "(policy, params, train, desired) -> (AUC, info)"
@@ -147,13 +159,18 @@ def optimize_policy(
 ) -> OptimizedPolicy:
     """Improves a policy by `num_steps` meta-gradients; it never ends worse than it began.
 
-    A pure function of its arrays. Compile it, and optimise many policies (seeds, data sets) in one
-    program, with a closure over the rest:
+    A pure function of its arrays: compile it with `jax.jit`, and optimise many policies (seeds,
+    data sets) in one program with `jax.vmap`, of a closure over the rest. For a loop with
+    checkpoints or logs use `build_outer_loop`.
 
-        jax.jit(jax.vmap(lambda params, train, desired: lljax.optimize_policy(
-            loss_auc, policy, params, train, desired, optimizer=optimizer, num_steps=20)))
-
-    For a loop with checkpoints or logs use `build_outer_loop`.
+    >>> import jax.numpy as jnp, optax, lljax
+    >>> loss_auc = lljax.build_loss_auc(lambda w, b: (b["x"] - w) ** 2, optax.sgd(0.1))
+    >>> train, desired = {"x": jnp.array([1.0, -3.0])}, {"x": jnp.ones(2)}
+    >>> result = lljax.optimize_policy(
+    ...   loss_auc, lljax.uniform_policy(5, 2), jnp.zeros(()), train, desired,
+    ...   optimizer=lljax.exponentiated_gradient(1.0), num_steps=3)
+    >>> bool(result.auc < result.auc_history[0]), bool((result.policy[:, 1] < 0.1).all())
+    (True, True)
 
     Args:
       loss_auc: from `build_loss_auc`, or any function of the same form, in whose first argument it

@@ -113,12 +113,21 @@ def fit_scaling_laws(
     This is how the paper compares two policies (Table 1: L0 = 0.051 and t0 = 400 for both); with
     an L0 of their own, B and beta of two curves cannot be compared.
 
+    >>> import numpy as np, lljax
+    >>> steps = np.arange(1, 1001)
+    >>> curves = [np.append(9.0, 0.5 + (size / steps) ** 0.7) for size in (200, 100)]
+    >>> [round(law.B) for law in lljax.fit_scaling_laws(curves)]
+    [200, 100]
+
     Args:
       curves: loss curves [T+1], nats, as for `fit_scaling_law`.
       L0, t0, min_decades: as for `fit_scaling_law`, which also states cost and errors.
 
     Returns:
       A ScalingLaw for each curve, in order, each with its own B, beta and r2.
+
+    Raises:
+      ValueError: as `fit_scaling_law`, or there are no curves.
 
     Reference: arXiv:2402.17759, section 4.6, Table 1.
     """

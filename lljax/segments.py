@@ -98,10 +98,10 @@ class Backward(Protocol):
 class Segments(NamedTuple):
     """A training run and its adjoint in pieces; see `build_segments`."""
 
-    start: Start
-    forward: Forward
-    start_backward: StartBackward
-    backward: Backward
+    start: Start  # the state before the first step
+    forward: Forward  # m steps
+    start_backward: StartBackward  # the cotangent after the last step
+    backward: Backward  # that before m steps, and the gradient in their rows
 
 
 def build_segments(
@@ -121,13 +121,22 @@ def build_segments(
 ) -> Segments:
     """The pieces of one meta-gradient, d AUC / d gamma, as pure functions.
 
-        state, losses = segments.start(params, data, watched)
-        for rows in policy, segment by segment:                  # rows: gamma [m, N]
-            state, losses, kept = segments.forward(state, rows, data, watched)
-        cotangent = segments.start_backward(state, loss_cotangent, data)
-        for rows, loss_cotangents in reversed(...):
-            cotangent, policy_grad = segments.backward(
-                cotangent, kept, rows, loss_cotangents, data)
+    >>> import jax.numpy as jnp, optax, lljax
+    >>> data = {"x": jnp.array([1.0, -3.0])}, {"x": jnp.ones(2)}
+    >>> policy = lljax.uniform_policy(num_steps=4, num_examples=2)
+    >>> segments = lljax.build_segments(lambda w, b: (b["x"] - w) ** 2, optax.sgd(0.1))
+    >>> state, _ = segments.start(jnp.zeros(()), data, {})
+    >>> kept, slopes, of_auc = [], [], jnp.array([0, 1, 1, 1]) / 4
+    >>> for rows in (policy[:2], policy[2:]):
+    ...   state, losses, of_segment = segments.forward(state, rows, data, {})
+    ...   kept.append(of_segment)
+    >>> cotangent = segments.start_backward(state, jnp.array(1 / 4), data)
+    >>> for steps in (slice(2, 4), slice(0, 2)):
+    ...   cotangent, found = segments.backward(
+    ...     cotangent, kept.pop(), policy[steps], of_auc[steps], data)
+    ...   slopes = [*found, *slopes]
+    >>> jnp.stack(slopes).shape
+    (4, 2)
 
     `data` is (train, desired). A loss cotangent is the derivative of the objective J in a mean
     desired loss: dJ/dL(theta_T) for `start_backward`, and for `backward` the [m] dJ/dL before each
@@ -146,8 +155,8 @@ def build_segments(
     next segment. `start` takes the first of the run and `start_backward` the last of it.
 
     Args:
-      loss_fn, optimizer, desired_loss_fn, microbatch_size, zero_weight, second_order,
-        data_axis, check_loss, check_optimizer: as in `build_loss_auc`.
+      loss_fn, optimizer, desired_loss_fn, microbatch_size: as in `build_loss_auc`.
+      zero_weight, second_order, data_axis, check_loss, check_optimizer: the same.
       memory: the strategy within a segment.
       eval_every: as in `build_loss_auc`, and must divide m. `losses` are then [m / eval_every], and
         so are the loss cotangents of `backward`, of the losses before each such stretch of steps.

@@ -65,11 +65,18 @@ def project_simplex(policy: jax.Array) -> jax.Array:
 def effective_sample_size(policy: jax.Array) -> jax.Array:
     """1 / sum_n gamma_{t,n}^2: N for a uniform row, 1 for a row with a single example.
 
+    >>> import jax.numpy as jnp, lljax
+    >>> lljax.effective_sample_size(jnp.array([[0.25] * 4, [0.5, 0.5, 0, 0]])).tolist()
+    [4.0, 2.0]
+
     Args:
       policy: [..., N].
 
     Returns:
-      [...].
+      [...]. Cost: O(T N).
+
+    Raises:
+      ValueError: `policy` is not floating or has no entries in a row.
     """
     policy = _rows(policy)
     return 1 / jnp.sum(policy**2, axis=-1)
@@ -78,11 +85,18 @@ def effective_sample_size(policy: jax.Array) -> jax.Array:
 def entropy(policy: jax.Array) -> jax.Array:
     """-sum_n gamma_{t,n} ln gamma_{t,n} in nats, with 0 ln 0 = 0.
 
+    >>> import jax.numpy as jnp, lljax
+    >>> round(float(lljax.entropy(jnp.array([0.5, 0.5, 0.0]))), 4)
+    0.6931
+
     Args:
       policy: [..., N].
 
     Returns:
-      [...].
+      [...]. Cost: O(T N).
+
+    Raises:
+      ValueError: `policy` is not floating or has no entries in a row.
     """
     policy = _rows(policy)
     return -jnp.sum(jax.scipy.special.xlogy(policy, policy), axis=-1)
@@ -91,9 +105,20 @@ def entropy(policy: jax.Array) -> jax.Array:
 def check_policy(policy: jax.Array, tolerance: float | None = None) -> None:
     """Looks at the values of a policy, which a traced function cannot.
 
+    >>> import jax.numpy as jnp, lljax
+    >>> lljax.check_policy(lljax.uniform_policy(num_steps=3, num_examples=4))
+    >>> try:
+    ...   lljax.check_policy(jnp.array([[0.5, 0.6]]))
+    ... except ValueError as error:
+    ...   print(str(error).partition(" (")[0])
+    `policy` must be a distribution over its 2 entries in every row; row 0 does not sum to 1
+
     Args:
       policy: [T, N], not a tracer.
       tolerance: how far a row's sum may be from 1; 1e-3, or 0.2 in 16-bit types, when None.
+
+    Returns:
+      None, where all rows are distributions. Cost: O(T N), on the host.
 
     Raises:
       ValueError: `policy` is no floating [T, N], an entry is negative or not finite, or a row does

@@ -19,11 +19,8 @@ def known_parameters(
     """Of which entries of psi the slope is known, where those of some weights are not.
 
     A slope in psi is a sum over weights, and unknown as soon as one of them is. For an active set
-    over a family, the objective hands the mask on:
-
-        auc, info = loss_auc(StepInputs(static_weights(w, index), index), params, train, desired)
-        known = lljax.known_parameters(info.known_slopes, index, w.size)
-        return auc, info._replace(known_slopes=known)
+    over a family, the objective hands the mask on: it returns (auc, info._replace(known_slopes=
+    known)), with this function's result of its `info.known_slopes`.
 
     >>> import jax.numpy as jnp, lljax
     >>> known = jnp.array([[True, False], [True, True]])

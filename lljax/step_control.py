@@ -29,7 +29,7 @@ class OuterState(NamedTuple):
     policy: Any  # the best so far
     objective: jax.Array  # [] its AUC, of whatever loss the run is judged by
     policy_grad: Any  # like the policy, its meta-gradient; 0 where it is not known
-    optimizer_state: Any
+    optimizer_state: Any  # of the meta-optimiser
     scale: jax.Array  # [] factor on the learning rate
     trials: jax.Array  # [] int, outer steps so far
     rejections: jax.Array  # [] int, trials taken back since the last one that was not
@@ -81,22 +81,30 @@ class Refresh(Protocol):
 class StepControl(NamedTuple):
     """An outer step in parts, for meta-gradients that are computed in one's own way.
 
-    state = control.begin(policy, objective, policy_grad)
-    trial = control.propose(state)                              # then its objective and, if that
-    state = control.take(state, trial_objective, trial_grad)    # is finite and lower, its gradient;
-    state = control.reject(state, trial_objective)              # else this
-    state = control.refresh(state, policy_grad)                 # if the gradient is not complete
+    >>> import jax, jax.numpy as jnp, lljax
+    >>> def auc(policy):
+    ...   return jnp.sum(policy * jnp.array([1.0, 2.0]))
+    >>> control = lljax.build_step_control(lljax.exponentiated_gradient(0.5))
+    >>> policy = lljax.uniform_policy(num_steps=1, num_examples=2)
+    >>> state = control.begin(policy, auc(policy), jax.grad(auc)(policy))
+    >>> trial = control.propose(state)
+    >>> if auc(trial) < state.objective:
+    ...   state = control.take(state, auc(trial), jax.grad(auc)(trial))
+    ... else:
+    ...   state = control.reject(state, auc(trial))
+    >>> bool(state.accepted), bool(state.policy[0, 0] > 0.5)
+    (True, True)
 
-    Where a gradient leaves slopes out, its mask is the last argument; a state whose gradients may
-    do so begins with one: `control.begin(policy, objective, policy_grad, known)`.
-    `try_policy` puts the parts together.
+    `refresh` gives the policy that stays a gradient of which more is known. Where a gradient leaves
+    slopes out, its mask is the last argument; a state whose gradients may do so begins with one:
+    `control.begin(policy, objective, policy_grad, known)`. `try_policy` puts the parts together.
     """
 
-    begin: Begin
-    propose: Callable[[OuterState], Any]
-    take: Take
-    reject: Reject
-    refresh: Refresh
+    begin: Begin  # the state before the first outer step
+    propose: Callable[[OuterState], Any]  # the trial: another policy
+    take: Take  # moves to the trial
+    reject: Reject  # takes it back
+    refresh: Refresh  # gives the policy that stays a fuller gradient
 
 
 def build_step_control(
@@ -110,8 +118,12 @@ def build_step_control(
       shrink: factor on it after one that was not, in (0, 1).
 
     Returns:
-      StepControl; every function costs O(T N), that is of the size of the policy. `take` rejects a
-      trial whose AUC is not better or whose gradient is not finite after all.
+      StepControl, which has an example; every function costs O(T N), that is of the size of the
+      policy. `take` rejects a trial whose AUC is not better or whose gradient is not finite after
+      all.
+
+    Raises:
+      ValueError: `optimizer` is no meta-optimiser, or a factor is out of its range.
     """
     check_meta_optimizer(optimizer)
     check_number("grow", grow, "finite and >= 1", lambda x: 1 <= x < math.inf)
@@ -217,6 +229,9 @@ def try_policy(
       look_at_all: of a policy the same pair, all slopes known; None where every gradient is such.
       complete: whether this step must end with a gradient of which all slopes are known.
       choose: (predicate, function, function) -> what one of the two functions returns.
+
+    Returns:
+      The state after the step. It raises what `evaluate` and `look_at_all` raise.
     """
     objective, gradient = evaluate(control.propose(state))
     after = choose(
@@ -236,5 +251,17 @@ def try_policy(
 def choose_on_host(
     predicate: ArrayLike, if_true: Callable[[], OuterState], if_false: Callable[[], OuterState]
 ) -> OuterState:
-    """`jax.lax.cond` for a predicate that is known."""
+    """`jax.lax.cond` for a predicate that is known; the `choose` of `try_policy` outside of jit.
+
+    >>> import lljax
+    >>> lljax.choose_on_host(True, lambda: "taken", lambda: "not even made")
+    'taken'
+
+    Args:
+      predicate: a known bool.
+      if_true, if_false: without arguments; only one of them is called.
+
+    Returns:
+      What that one returns. It raises what that one raises.
+    """
     return if_true() if predicate else if_false()

@@ -70,15 +70,17 @@ def optimize_over_runs(
     A step whose AUCs or meta-gradient are not finite is left out, which `finite` says. Candidates
     whose mean AUC is not finite are not chosen.
 
-        def objective(w, key):
-            init, order = jax.random.split(key)
-            index = jax.random.randint(order, (T, B), 0, N)
-            inputs = lljax.StepInputs(lljax.static_weights(w, index), index)
-            return loss_auc(inputs, make_params(init), train, desired)
-
-        result = jax.jit(lambda w: lljax.optimize_over_runs(objective, w, jax.random.key(0),
-            optimizer=lljax.exponentiated_gradient(0.3), num_steps=20,
-            validation_key=jax.random.key(1)))(jnp.full(N, 1 / N))
+    >>> import jax, jax.numpy as jnp, optax, lljax
+    >>> loss_auc = lljax.build_loss_auc(lambda w, b: (b["x"] - w) ** 2, optax.sgd(0.1))
+    >>> train, desired = {"x": jnp.array([1.0, -3.0])}, {"x": jnp.ones(2)}
+    >>> def objective(w, key):
+    ...   inputs = lljax.draw_batches(w, key, num_steps=5, batch_size=4)
+    ...   return loss_auc(inputs, jnp.zeros(()), train, desired)
+    >>> result = lljax.optimize_over_runs(
+    ...   objective, jnp.array([0.5, 0.5]), jax.random.key(0), validation_key=jax.random.key(1),
+    ...   optimizer=lljax.exponentiated_gradient(1.0), num_steps=5)
+    >>> bool(result.policy[1] < 0.2)
+    True
 
     Args:
       objective: (policy, key) -> (AUC [], info), pure; the key draws the run. Data that are large

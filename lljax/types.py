@@ -136,6 +136,7 @@ class MetaOptimizer(NamedTuple):
     """policy -> state."""
 
     update: MetaUpdate
+    """(gradient, state, policy) -> (policy, state)."""
 
     restart: Callable[[Any, Any], Any] = lambda state, policy: state
     """(state, policy) -> a state without memory: with momentum along a direction that has turned

@@ -31,6 +31,14 @@ def unroll(
 
       theta_{t+1} = Phi(theta_t, grad sum_n gamma_{t,n} l_n(theta_t)),  t = 0 .. T-1   (Eq. 1)
 
+    >>> import jax.numpy as jnp, optax, lljax
+    >>> policy, train = lljax.uniform_policy(num_steps=2, num_examples=2), jnp.array([1.0, 3.0])
+    >>> end, seen = lljax.unroll(
+    ...   lambda w, x: (w - x) ** 2 / 2, optax.sgd(0.5), policy, jnp.zeros(()), train,
+    ...   observe=lambda params, row: params)
+    >>> float(end), seen.tolist()
+    (1.5, [0.0, 1.0, 1.5])
+
     Args:
       loss_fn: per-example losses, (params, batch) -> [B], nats.
       optimizer: any optax optimiser.
@@ -49,6 +57,8 @@ def unroll(
 
     Raises:
       ValueError: a shape or dtype does not fit.
+
+    Reference: arXiv:2402.17759, section 2.
     """
     checks.check_callable(observe, "observe", "(params, policy row) -> arrays")
     reverse: PassName = "reverse_over_reverse"  # what JAX does, and no pass of ours is taken

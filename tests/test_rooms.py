@@ -14,6 +14,7 @@ PROCESS = {"process", "interrupt", "streams", "failures"}
 SHELL_FILES = {
     "cli",
     "commands",
+    "completion",
     "config_flags",
     "curation_flags",
     "flags",

@@ -141,6 +141,9 @@ def load_run(workdir: Path | str) -> Run:
     Args:
       workdir: what `lljax run` wrote.
 
+    Returns:
+      Run. Only policy and settings are read at once; documents are when they are asked for.
+
     Raises:
       UserError: it is unfinished, or a file is missing or damaged.
     """

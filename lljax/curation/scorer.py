@@ -46,7 +46,7 @@ class Scorer:
     """score = features @ weights + bias; exp(score) is about the weight, uniform being 1."""
 
     weights: np.ndarray  # [F] float32
-    bias: float
+    bias: float  # what is added to every score
 
     def __call__(self, features: Any) -> np.ndarray:
         """[B, F] -> scores [B]."""

@@ -33,13 +33,19 @@ def shipped_configs() -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
-def shipped_list(function: str = "get_config") -> str:
-    """The shipped configs that define a function, a line each: the name and what it is."""
+def shipped_names(function: str) -> dict[str, str]:
+    """The names of the shipped configs that define a function, and the first line of each."""
     lines = {}
     for name, path in shipped_configs().items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body):
             lines[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return lines
+
+
+def shipped_list(function: str = "get_config") -> str:
+    """The shipped configs that define a function, a line each: the name and what it is."""
+    lines = shipped_names(function)
     width = max(map(len, lines), default=0)
     return "\n".join(f"  {name:<{width}}  {line}" for name, line in lines.items())
 

@@ -115,7 +115,7 @@ class Task(Generic[ConfigT]):
 class Experiment(NamedTuple):
     """A task and one config of it."""
 
-    task: Task
+    task: Task  # what kind of experiment
     config: Any  # of type task.config_type
 
     def settings(self) -> dict[str, Any]:
