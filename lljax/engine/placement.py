@@ -82,7 +82,7 @@ class Placement:
             return {0: _own(rows)}
         parts: dict[int, np.ndarray] = {}
         for shard in self.columns(rows).addressable_shards:
-            first = shard.index[-1].start or 0
+            first = _first_column(shard.index)
             if first not in parts:  # where N cannot be split, every device has all
                 parts[first] = _own(shard.data)
         return parts
@@ -93,7 +93,7 @@ class Placement:
             return jnp.asarray(parts[0])
         sharding = jax.NamedSharding(self.mesh, self._of_columns(shape))
         return jax.make_array_from_callback(
-            shape, sharding, lambda index: parts[(index or ())[-1].start or 0]
+            shape, sharding, lambda index: parts[_first_column(index)]
         )
 
     def state(self, tree: Any) -> Any:
@@ -139,6 +139,11 @@ class Placement:
             return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
         return jax.tree.map(put, tree)
+
+
+def _first_column(index: Any) -> int:
+    """Of a part of an array [..., N]."""
+    return index[-1].start or 0
 
 
 def _own(rows: Any) -> np.ndarray:

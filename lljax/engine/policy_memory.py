@@ -25,7 +25,7 @@ ON_DEVICES = 5  # the uniform policy, the best one, a trial, its gradient, a mom
 
 
 class OnDevices:
-    """Arrays [T, N] are whole on the devices, split by columns."""
+    """Arrays [T, N] are in one piece, split by columns over the devices."""
 
     in_words, blocks = "", None
 
@@ -60,6 +60,7 @@ class OnDevices:
         _write(path, fetch(policy).astype(np.float32, copy=False))
 
     def control(self, control: StepControl, halo: int) -> StepControl:
+        """The rules of an outer step, compiled."""
         return StepControl(*[compiled(part, self._placement.columns) for part in control])
 
 
@@ -112,7 +113,7 @@ class InHosts:
         kept = {"policy": None, "policy_grad": None}
         begin_blocks, reject_blocks = (part(f, **kept) for f in (control.begin, control.reject))
         take_blocks = part(control.take, policy_grad=None)
-        propose = compiled(control.propose, self._placement.columns)
+        propose_rows = compiled(control.propose, self._placement.columns)
 
         def begin(policy, objective, policy_grad, known=None):
             state = begin_blocks(policy, objective, policy_grad)
@@ -132,13 +133,10 @@ class InHosts:
             is_finite = finite_rows(policy_grad).all()
             return state._replace(policy_grad=policy_grad) if is_finite else state
 
-        return StepControl(
-            begin,
-            lambda state: by_blocks(propose, state, halo=halo),
-            take,
-            reject,
-            refresh,
-        )
+        def propose(state):
+            return by_blocks(propose_rows, state, halo=halo)
+
+        return StepControl(begin, propose, take, reject, refresh)
 
 
 def _scaled(rows: jax.Array, factors: jax.Array) -> jax.Array:
