@@ -157,6 +157,7 @@ SMOOTHNESS = (
     Field("params", NUMBER, "metasmoothness of theta_T, at most 1; null: a run diverges"),
     Field("losses", NUMBER, "the same of the desired-loss curve"),
     Field("step", REAL, "h, how far the weights were changed"),
+    Field("least", REAL, "a gradient of less smooth training may mislead"),
 )
 SUMMARY = (
     Field("task", TEXT, "the name of the task"),
@@ -201,7 +202,6 @@ SUMMARY = (
     ),
     *(field for policy in POLICIES for field in fields_below(f"scaling_law.{policy}", _FIT)),
     optional("scaling_law.improvement", OBJECT, "of B and beta (Table 2); null: no fit of both"),
-    optional("smoothness", OBJECT, "how smooth training is"),
     *(optional(f"smoothness.{name}", kind, meaning) for name, kind, meaning, _ in SMOOTHNESS),
     optional("perturbed", OBJECT, "only if some training examples are perturbed"),
     Field("perturbed.examples", NUMBER, "their share of the training set"),

@@ -84,6 +84,7 @@ class Smoothness(NamedTuple):
     params: float | None  # metasmoothness of theta_T; None where a run diverges
     losses: float | None  # of the desired-loss curve
     step: float  # h
+    least: float  # below it a gradient may mislead
 
 
 def smoothness_of(reruns: Reruns, seed: int, base: Sweep | None = None) -> Smoothness:
@@ -102,6 +103,7 @@ def smoothness_of(reruns: Reruns, seed: int, base: Sweep | None = None) -> Smoot
         score([reruns.end(sweep) for sweep in sweeps]),
         score([sweep.desired[1:] for sweep in sweeps]),
         STEP,
+        trust.SMOOTH,
     )
 
 
@@ -136,10 +138,10 @@ def in_words(found: Smoothness) -> str:
     if found.params is None:
         return "warning: metasmoothness cannot be measured: a training run diverges"
     score = f"metasmoothness {found.params:.2f}"
-    if found.params >= trust.SMOOTH:
+    if found.params >= found.least:
         return f"{score}: training is smooth enough for its meta-gradient to predict"
     return (
-        f"warning: {score}, below {trust.SMOOTH}: training is so rough that its exact "
+        f"warning: {score}, below {found.least}: training is so rough that its exact "
         f"meta-gradient may predict little. A lower learning rate, a warm-up, larger batches or a "
         f"larger eps_root help; `lljax check` on this config says what the gradient predicts."
     )

@@ -17,7 +17,6 @@ from lljax.scaling_law import (
     misfit,
     scaling_law_improvement,
 )
-from lljax.trust import SMOOTH
 
 ROUNDING = 1.001  # a loss that is larger by this factor is larger by more than rounding
 ONE = 1.005  # the smallest acceleration that is not shown as 1.00
@@ -222,17 +221,24 @@ def perturbed_verdict(before: float | None, after: float | None) -> str:
     return "the policy hardly distinguishes them from clean ones"
 
 
+def is_rough(summary: Mapping[str, Any]) -> bool:
+    """Whether training was measured to be so rough that a gradient may mislead."""
+    smoothness = summary.get("smoothness") or {}
+    score, least = smoothness.get("params"), smoothness.get("least")
+    return is_number(score) and is_number(least) and score < least
+
+
 def smoothness_sentence(summary: Mapping[str, Any]) -> str:
     """How far the run's gradients can be trusted; empty where that was not measured."""
     score = (summary.get("smoothness") or {}).get("params")
     if not is_number(score):
         return ""
     measured = f"Metasmoothness, measured in three training runs with other weights, is {score:.2f}"
-    if score >= SMOOTH:
+    if not is_rough(summary):
         return f"{measured}: training is smooth enough for its gradients to predict."
     return (
-        f"{measured}, below {SMOOTH}: training is so rough that its exact gradients may predict "
-        f"little. A lower learning rate, a warm-up or larger batches help."
+        f"{measured}, below {summary['smoothness']['least']}: training is so rough that its exact "
+        f"gradients may predict little. A lower learning rate, a warm-up or larger batches help."
     )
 
 

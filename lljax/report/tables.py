@@ -10,13 +10,12 @@ from lljax.report.sentences import (
     acceleration_of,
     early_end,
     improvement,
+    is_rough,
     is_success,
     rise,
-    smoothness_sentence,
 )
 from lljax.report.words import POLICY_NAMES, acceleration, number, percent
 from lljax.safe_text import printable
-from lljax.trust import SMOOTH
 
 SCORES = ("auc", "final_loss", "best_loss", "compression_ratio")
 _LAW_ROWS = (
@@ -96,9 +95,9 @@ def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
                 f"{POLICY_NAMES[policy].capitalize()} test loss rises: {number(best)} at step "
                 f"{step}, {number(final)} at the end"
             )
-    if smoothness_sentence(summary) and summary["smoothness"]["params"] < SMOOTH:
-        score = summary["smoothness"]["params"]
-        yield f"Rough training: metasmoothness {score:.2f}, below {SMOOTH}; see `lljax check`"
+    if is_rough(summary):
+        score, least = (summary["smoothness"][key] for key in ("params", "least"))
+        yield f"Rough training: metasmoothness {score:.2f}, below {least}; see `lljax check`"
 
 
 def in_ascii(text: str) -> str:
