@@ -83,7 +83,7 @@ class StepControl(NamedTuple):
 
     >>> import jax, jax.numpy as jnp, lljax
     >>> def auc(policy):
-    ...   return jnp.sum(policy * jnp.array([1.0, 2.0]))
+    ...   return jnp.sum(policy @ jnp.array([1.0, 2.0]))
     >>> control = lljax.build_step_control(lljax.exponentiated_gradient(0.5))
     >>> policy = lljax.uniform_policy(num_steps=1, num_examples=2)
     >>> state = control.begin(policy, auc(policy), jax.grad(auc)(policy))

@@ -47,7 +47,8 @@ class CurationPlan(NamedTuple):
 
     @property
     def run_seconds(self) -> float:
-        optimize = self.num_outer_steps * self.outer_seconds
+        smoothness = 3 * 3 / 11 * self.outer_seconds  # three runs without a gradient
+        optimize = self.num_outer_steps * self.outer_seconds + smoothness
         return optimize + self.validation_seconds + self.evaluation_seconds
 
 
