@@ -58,7 +58,7 @@ def parse_config(
     Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     place, place_help = workdir
     Place = Annotated[Path, tyro.conf.arg(help=place_help)]
-    Seconds = Annotated[float, tyro.conf.arg(help="for retrainings, of which 8 to 100 are made")]
+    Seconds = Annotated[float, tyro.conf.arg(help="for retrainings, of which 6 to 100 are made")]
 
     def with_workdir(
         config_file: ConfigFile,  # type: ignore[valid-type]
@@ -76,7 +76,7 @@ def parse_config(
     def with_seconds(
         config_file: ConfigFile,  # type: ignore[valid-type]
         config: Settings = default,  # type: ignore[valid-type]
-        seconds: Seconds = 60.0,  # type: ignore[valid-type]
+        seconds: Seconds = 45.0,  # type: ignore[valid-type]
     ) -> tuple[Any, float]:
         return config, seconds
 

@@ -215,7 +215,7 @@ def test_check_judges_a_run_and_says_what_to_change():
     assert rough.returncode == 0, rough.stderr
     assert "Verdict: mistrust" in rough.stdout or "Verdict: care" in rough.stdout
     assert "a lower inner.learning_rate" in rough.stdout
-    assert "of 8 retrainings" in rough.stdout
+    assert "of 6 retrainings" in rough.stdout
     assert "--seconds gives" in rough.stdout
 
 

@@ -21,7 +21,7 @@ from lljax.tasks.config import ExperimentConfig, InnerConfig
 from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
 
 SHARE = 0.05  # of the examples, left out of a retraining
-LEAST, MOST = 8, 100  # retrainings
+LEAST, MOST = 6, 100  # retrainings
 ENOUGH = 16  # of them, for a rank correlation to say something
 PREDICTS, MISLEADS = 0.9, 0.7  # correlations of predicted and actual changes
 WRONG = 1e-5  # error of a gradient in float64 beside finite differences, at most
