@@ -29,6 +29,7 @@ import lljax
 from benchmarks.output import Output
 from benchmarks.prediction import Training, language, rare_words
 from lljax.attribution import Measure
+from lljax.datamodels import scaled
 from lljax.tasks.config_file import load_experiment
 from lljax.tasks.problem import PolicyProblem, build_problem
 
@@ -272,9 +273,7 @@ def measure_lds(case: Case, num_subsets: int) -> dict[str, Any]:
         row[rng.choice(count, round(SHARE * count), replace=False)] = True
 
     def retrain(kept):
-        of_place = kept[None] if case.inputs.index is None else kept[case.inputs.index]
-        inputs = dataclasses.replace(case.inputs, weights=case.inputs.weights * of_place)
-        auc, info = loss_auc(inputs, case.params, case.train, case.desired)
+        auc, info = loss_auc(scaled(case.inputs, kept), case.params, case.train, case.desired)
         return jnp.stack([auc, info.desired_losses[-1]]), case.loss_fn(info.params, few)
 
     kept = jnp.asarray(~left_out, jnp.float32)

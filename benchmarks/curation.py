@@ -9,7 +9,6 @@ to stdout. A run that is finished in --work is not made again.
 """
 
 import argparse
-import contextlib
 import functools
 import hashlib
 import json
@@ -25,7 +24,8 @@ from typing import Any
 import numpy as np
 
 import lljax
-from benchmarks import curation_data, machine
+from benchmarks import curation_data, machine, output
+from benchmarks.output import spread_table
 
 RUNS = 5  # fresh ones, of each arm
 RESULTS = Path(__file__).with_name("CURATION.json")
@@ -226,16 +226,13 @@ EXPERIMENTS: dict[str, Callable[[Path, int, str], dict[str, float]]] = {
 
 def table(rows: dict[str, Any]) -> str:
     """Minimum, median and maximum of every figure over the seeds."""
-    lines = [f"{'':<36}{'min':>10}{'median':>10}{'max':>10}"]
+    parts = {}
     for name, by_seed in rows.items():
         found = list(by_seed.values())
         took = sum(row["took"] for row in found)
-        lines.append(f"{name}, seeds {', '.join(by_seed)}, {took:.0f} s")
-        for figure in found[0]["figures"]:
-            values = [row["figures"][figure] for row in found]
-            cells = (min(values), statistics.median(values), max(values))
-            lines.append(f"  {figure:<34}" + "".join(f"{cell:>10.4g}" for cell in cells))
-    return "\n".join(lines)
+        figures = {of: [row["figures"][of] for row in found] for of in found[0]["figures"]}
+        parts[f"{name}, seeds {', '.join(by_seed)}, {took:.0f} s"] = figures
+    return spread_table(parts)
 
 
 def main() -> None:
@@ -246,9 +243,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/curation"))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, dict[str, Any]] = {}
-    with contextlib.suppress(FileNotFoundError):
-        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = output.read(RESULTS)
     for name in options.only:
         # The corpus of a million is one, whatever the seed.
         for seed in options.seeds[: 1 if name == "million" else None]:
@@ -259,7 +254,7 @@ def main() -> None:
             took = time.monotonic() - started
             of_name = rows.setdefault(name, {})
             of_name[str(seed)] = {"figures": figures, "took": took, "machine": where}
-            RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            output.write(RESULTS, rows)
         print(table({name: rows[name]}), flush=True)
     print(f"\n{table({name: rows[name] for name in options.only})}")
 

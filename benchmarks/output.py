@@ -3,7 +3,8 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.machine import describe_machine, in_words
@@ -45,11 +46,7 @@ class Output:
         self.results[part] = result | {"machine": self._machine}
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(read(self._path) | self.results, indent=1)
-        unfinished = self._path.with_suffix(".part")
-        unfinished.write_text(text + "\n")
-        os.replace(unfinished, self._path)
+        write(self._path, read(self._path) | self.results)
 
     def draw(self, plot: Callable) -> None:
         """All parts in the file, those of earlier runs too."""
@@ -65,6 +62,26 @@ def draw(path: Path, plot: Callable) -> None:
 def read(path: Path) -> dict[str, dict]:
     """The parts that a benchmark has measured there, by name; none without a file."""
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(path: Path, parts: dict[str, dict]) -> None:
+    """The opposite of `read`, in one go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(parts, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def spread_table(parts: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Minimum, median and maximum of every figure, below the title of its part."""
+    width = 4 + max((len(figure) for figures in parts.values() for figure in figures), default=0)
+    lines = [f"{'':<{width}}{'min':>10}{'median':>10}{'max':>10}"]
+    for title, figures in parts.items():
+        lines.append(title)
+        for figure, values in figures.items():
+            cells = min(values), statistics.median(values), max(values)
+            lines.append(f"  {figure:<{width - 2}}" + "".join(f"{cell:>10.4g}" for cell in cells))
+    return "\n".join(lines)
 
 
 def subplots(rows: int, columns: int, width: float, height: float):

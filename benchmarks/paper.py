@@ -9,7 +9,6 @@ in benchmarks/PAPER.json, part by part; PAPER.md is written from what is there.
 """
 
 import argparse
-import contextlib
 import json
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 import optax
 
 import lljax
-from benchmarks import machine
+from benchmarks import machine, output
 from benchmarks.paper_claims import page
 from lljax.tasks.perceptron import LabelledInputs, perceptron_loss
 
@@ -219,18 +218,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/paper"))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError):
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = output.read(RESULTS)
     for name in filter(None, options.only.split(",")):
         where, started = machine.in_words(machine.describe_machine()), time.monotonic()
         seeds = list(range(options.seeds))
         figures = PARTS[name](options.work, seeds)
         took = time.monotonic() - started
         results[name] = {"figures": figures, "seeds": seeds, "took": took, "machine": where}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with contextlib.suppress(FileNotFoundError):
-        results["law"] = json.loads(STUDIES.read_text(encoding="utf-8"))["law"]
+        output.write(RESULTS, results)
+    results |= {name: part for name, part in output.read(STUDIES).items() if name == "law"}
     PAGE.write_text(page(results), encoding="utf-8")
     print(page(results))
 

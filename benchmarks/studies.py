@@ -9,9 +9,6 @@ the discrete run. Results go to benchmarks/STUDIES.json; the log says what follo
 """
 
 import argparse
-import contextlib
-import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +20,8 @@ import numpy as np
 import optax
 
 import lljax
-from benchmarks import machine
+from benchmarks import machine, output
+from benchmarks.output import spread_table
 
 RESULTS = Path(__file__).with_name("STUDIES.json")
 DIM, STEPS, BATCH = 20, 200, 10
@@ -280,13 +278,12 @@ STUDIES: dict[str, Callable[[int], dict[str, float]]] = {
 
 
 def table(rows: dict[str, Any]) -> str:
-    lines = [f"{'':<62}{'min':>10}{'median':>10}{'max':>10}"]
-    for name, row in rows.items():
-        lines.append(f"{name}, {len(row['seeds'])} seeds, {row['took']:.0f} s")
-        for figure, values in row["figures"].items():
-            cells = min(values), statistics.median(values), max(values)
-            lines.append(f"  {figure:<60}" + "".join(f"{cell:>10.4g}" for cell in cells))
-    return "\n".join(lines)
+    return spread_table(
+        {
+            f"{name}, {len(row['seeds'])} seeds, {row['took']:.0f} s": row["figures"]
+            for name, row in rows.items()
+        }
+    )
 
 
 def main() -> None:
@@ -294,9 +291,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(STUDIES))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    rows: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError):
-        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = output.read(RESULTS)
     for name in options.only.split(","):
         started = time.monotonic()
         found = [STUDIES[name](seed) for seed in range(options.seeds)]
@@ -306,7 +301,7 @@ def main() -> None:
             "took": time.monotonic() - started,
             "machine": machine.in_words(machine.describe_machine()),
         }
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        output.write(RESULTS, rows)
         print(table({name: rows[name]}), flush=True)
 
 

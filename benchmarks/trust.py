@@ -9,28 +9,29 @@ that measured it; `--figure` draws benchmarks/figures/trust.png of what is there
 """
 
 import argparse
-import contextlib
 import functools
-import json
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import lljax
-from benchmarks import machine
-from benchmarks.prediction import language
-from lljax import optimizer_check, trust
-from lljax.types import Batch, LossFn, Params
+from benchmarks import machine, output
+from benchmarks.prediction import SHARE, language
+from lljax import datamodels, optimizer_check, trust
+from lljax.attribution import Measure, measure_and_scores, measured
+from lljax.tasks.config import InnerConfig, inner_optimizer
+from lljax.types import Batch, LossAuc, LossFn, Params
 
 RESULTS = Path(__file__).with_name("TRUST.json")
 FIGURE = Path(__file__).with_name("figures") / "trust.png"
 STEP = 0.2
+MEASURES: tuple[Measure, ...] = ("auc", "final")
 PREDICTS, FAILS = (
     0.95,
     0.9,
@@ -41,10 +42,10 @@ class Cell(NamedTuple):
     """A training run; what is not said of it is as in configs/noisy_labels.py."""
 
     problem: str = "digits"
-    optimizer: str = "adamw"
+    optimizer: Literal["sgd", "momentum", "adamw"] = "adamw"
     rate: float = 0.005
     eps_root: float = 1e-6
-    schedule: str = "warmup_cosine"
+    schedule: Literal["constant", "warmup_cosine"] = "warmup_cosine"
     batch: int = 50
     steps: int = 100
     width: int = 64
@@ -81,8 +82,9 @@ def grid() -> Iterator[Cell]:
     yield Cell(steps=300, rate=0.02)
     for width in (16, 256):
         yield Cell(width=width)
-    for optimizer, rate in (("sgd", 0.1), ("sgd", 0.5), ("sgd", 2.0), ("momentum", 0.05)):
-        yield Cell(optimizer=optimizer, rate=rate)
+    for rate in (0.1, 0.5, 2.0):
+        yield Cell(optimizer="sgd", rate=rate)
+    yield Cell(optimizer="momentum", rate=0.05)
     yield Cell(precision="bfloat16")
     yield Cell(optimizer="sgd", rate=0.1, precision="bfloat16")
     language_cell = Cell("language", rate=3e-3, schedule="constant", batch=0, steps=40, width=32)
@@ -96,18 +98,14 @@ def grid() -> Iterator[Cell]:
 
 
 def optimizer_of(cell: Cell) -> optax.GradientTransformation:
-    rate: optax.ScalarOrSchedule = cell.rate
-    if cell.schedule == "warmup_cosine":
-        warm_up = max(1, cell.steps // 10)
-        rate = optax.warmup_cosine_decay_schedule(
-            cell.rate / warm_up, cell.rate, warm_up, cell.steps
-        )
-    made = {
-        "sgd": optax.sgd(rate),
-        "momentum": optax.sgd(rate, momentum=0.9),
-        "adamw": optax.adamw(rate, eps_root=cell.eps_root),
-    }[cell.optimizer]
-    return optax.chain(optax.clip_by_global_norm(cell.clip), made) if cell.clip else made
+    inner = InnerConfig(
+        num_steps=cell.steps,
+        learning_rate=cell.rate,
+        optimizer=cell.optimizer,
+        schedule=cell.schedule,
+        clip_norm=cell.clip or None,
+    )
+    return inner_optimizer(inner, cell.eps_root)
 
 
 class Training(NamedTuple):
@@ -185,23 +183,40 @@ def measure(cell: Cell, seed: int, num_subsets: int) -> dict[str, Any]:
         "smoothness": [float(score.params) for score in scores],
         "smoothness_of_losses": [float(score.losses) for score in scores],
     }
-    for outcome in ("auc", "final"):
-        score = functools.partial(
-            trust.linear_datamodeling_score,
-            loss_auc,
-            key=jax.random.key(seed + 5),
-            num_subsets=num_subsets,
-            of=outcome,
-            batch_size=16,
-        )
-        found = jax.jit(score)(*given)
-        row[f"lds_{outcome}"] = float(found.lds)
-        row[f"interval_{outcome}"] = [float(end) for end in found.interval]
-        row[outcome] = float(found.outcome)
+    for of, found in scores_of_both(loss_auc, given, seed, num_subsets).items():
+        row[f"lds_{of}"] = float(found.lds)
+        row[f"interval_{of}"] = [float(end) for end in found.interval]
+        row[of] = float(found.outcome)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         optimizer_check.check_optimizer(optimizer, training.params)
     return row | {"warned": bool(caught)}
+
+
+def scores_of_both(
+    loss_auc: LossAuc, given: tuple[Any, ...], seed: int, num_subsets: int
+) -> dict[Measure, trust.DatamodelingScore]:
+    """As `trust.linear_datamodeling_score` of both measures, whose retrainings are the same."""
+    inputs, *data = given
+    count = jax.tree.leaves(data[1])[0].shape[0]
+    of_subsets, of_bootstrap = jax.random.split(jax.random.key(seed + 5))
+    left_out = datamodels.draw_subsets(of_subsets, count, num_subsets, SHARE)
+
+    @jax.jit
+    def retrain(left_out):
+        def run(absent):
+            found = loss_auc(datamodels.scaled(inputs, 1.0 - absent), *data)
+            return {of: measured(*found, of) for of in MEASURES}
+
+        return jax.lax.map(run, left_out, batch_size=16)
+
+    outcomes, found = retrain(left_out), {}
+    for of in MEASURES:
+        score = functools.partial(measure_and_scores, loss_auc, of=of)
+        value, scores = jax.jit(score)(*given)
+        changes = left_out @ scores, outcomes[of] - value
+        found[of] = datamodels.score_predictions(*changes, value, of_bootstrap)
+    return found
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -222,12 +237,7 @@ def table(rows: dict[str, Any]) -> str:
 
 def draw(rows: dict[str, Any]) -> None:
     """Score against metasmoothness, a point a cell."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    figure, ((axis,),) = output.subplots(1, 1, 5.2, 3.6)
     for warned, colour, label in (
         (False, "#0072b2", "optimiser fine"),
         (True, "#d55e00", "warned"),
@@ -239,7 +249,7 @@ def draw(rows: dict[str, Any]) -> None:
     axis.axhspan(FAILS, PREDICTS, color="#888", alpha=0.15, lw=0)
     axis.set(xlabel="metasmoothness of the trained parameters", ylabel="LDS of the loss AUC")
     axis.legend(frameon=False)
-    figure.savefig(FIGURE, dpi=150)
+    figure.savefig(FIGURE, dpi=output.DPI)
 
 
 def main() -> None:
@@ -250,9 +260,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure cells that are there too")
     parser.add_argument("--figure", action="store_true")
     options = parser.parse_args()
-    rows: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError):
-        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = output.read(RESULTS)
     for cell in grid():
         if cell.problem not in options.only.split(",") or (cell.name in rows and not options.again):
             continue
@@ -261,7 +269,7 @@ def main() -> None:
         where = machine.in_words(machine.describe_machine())
         more = {"subsets": options.subsets, "took": time.monotonic() - started, "machine": where}
         rows[cell.name] = row | more
-        RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        output.write(RESULTS, rows)
         print(table({cell.name: rows[cell.name]}).splitlines()[1], flush=True)
     if options.figure:
         draw(rows)

@@ -221,11 +221,12 @@ def token_scores(
 
 
 def scores_of(slopes: jax.Array, inputs: StepInputs, num_examples: int) -> jax.Array:
-    """The scores [N] that slopes [T, B] in the weights of a run, or of some of its steps, make."""
+    """The scores [N] that slopes [T, B] in the weights of a run, or of some of its steps, make; of
+    [T, R, B] those of R runs together."""
     dtype = at_least_32_bits(inputs.weights.dtype)
     terms = -inputs.weights.astype(dtype) * slopes.astype(dtype)
     if inputs.index is None:
-        return jnp.sum(terms, axis=0)
+        return jnp.sum(terms, axis=range(terms.ndim - 1))
     return jnp.zeros(num_examples, dtype).at[inputs.index].add(terms)
 
 

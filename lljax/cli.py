@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import lljax
 from lljax import cluster, completion, curation_flags, failures, interrupt, streams
-from lljax.config_flags import config_name, default_workdir, load_config, parse_config
+from lljax.config_flags import config_name, default_workdir, experiment_of, parse_config
 from lljax.errors import RunFailed, UserError
 from lljax.failures import in_words
 from lljax.flags import read_flags, without_tilde
@@ -136,7 +136,7 @@ def _run(arguments: Sequence[str]) -> None:
     """
     name = config_name("run", arguments, "get_config")
     cluster.join(name)
-    experiment = load_config(name)
+    experiment = experiment_of(name)
     place = default_workdir(name), "folder of this run's checkpoints, metrics, policy and report"
     config, workdir = parse_config("run", _run, experiment.config, arguments, place)
     from lljax import commands
@@ -155,7 +155,7 @@ def _sweep(arguments: Sequence[str]) -> None:
 
     name = config_name("sweep", arguments, "get_configs")
     cluster.join(name)
-    experiments = {"row": load_config(None)} if name is None else load_experiments(name)
+    experiments = {"row": experiment_of(None)} if name is None else load_experiments(name)
     place = default_workdir(name), "folder of the runs' folders, table.txt and table.json"
     workdir = Path()
     for row, experiment in experiments.items():
@@ -169,7 +169,7 @@ def _sweep(arguments: Sequence[str]) -> None:
 
 def _plan(arguments: Sequence[str]) -> None:
     """Tell what a run will need before it is run: memory, arithmetic, time, and the strategy."""
-    experiment = load_config(config_name("plan", arguments, "get_config"))
+    experiment = experiment_of(config_name("plan", arguments, "get_config"))
     config, _ = parse_config("plan", _plan, experiment.config, arguments)
     from lljax import commands
 
@@ -184,7 +184,7 @@ def _check(arguments: Sequence[str]) -> None:
     """
     from lljax import commands
 
-    experiment = load_config(config_name("check", arguments, "get_config"))
+    experiment = experiment_of(config_name("check", arguments, "get_config"))
     config, seconds = parse_config("check", _check, experiment.config, arguments)
     print(printable(commands.check(experiment._replace(config=config), seconds)))
 

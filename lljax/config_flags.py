@@ -51,11 +51,7 @@ def parse_config(
     """
     import tyro
 
-    Config = type(default)
-    ConfigFile = Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG", help=CONFIG_HELP)
-    ]
-    Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    ConfigFile, Settings = first_arguments(default)
     place, place_help = workdir
     Place = Annotated[Path, tyro.conf.arg(help=place_help)]
     Seconds = Annotated[float, tyro.conf.arg(help="for retrainings, of which 6 to 100 are made")]
@@ -80,16 +76,31 @@ def parse_config(
     ) -> tuple[Any, float]:
         return config, seconds
 
-    # The usage line names the config that the values shown belong to.
-    named = [] if arguments[0].startswith("-") else [arguments[0]]
     forms: dict[str, Any] = {"plan": without_workdir, "check": with_seconds}
     config, more = read_flags(
         forms.get(command, with_workdir),
-        prog=printable(without_secrets(" ".join(["lljax", command, *named]))),
+        prog=usage(command, arguments),
         description=inspect.getdoc(purpose),
         arguments=arguments,
     )
     return config, _checked_place(more) if isinstance(more, Path) else more
+
+
+def first_arguments(default: Any) -> tuple[Any, Any]:
+    """What tyro is told of a command's CONFIG, and of the flags of a config like `default`."""
+    import tyro
+
+    file = tyro.conf.arg(metavar="CONFIG", help=CONFIG_HELP)
+    return (
+        Annotated[str, tyro.conf.Positional, file],
+        Annotated[type(default), tyro.conf.arg(name="")],
+    )
+
+
+def usage(command: str, arguments: Sequence[str]) -> str:
+    """The usage line names the config that the values shown belong to."""
+    named = [] if arguments[0].startswith("-") else [arguments[0]]
+    return printable(without_secrets(" ".join(["lljax", command, *named])))
 
 
 def _checked_place(path: Path) -> Path:
@@ -107,7 +118,7 @@ def default_workdir(name: str | None) -> str:
     return f"runs/{'NAME' if name is None else Path(name).stem}"
 
 
-def load_config(name: str | None) -> Any:
+def experiment_of(name: str | None) -> Any:
     """The experiment of a config; the first built-in one where only help is asked for."""
     from lljax.tasks.config_file import TASKS, load_experiment
     from lljax.tasks.problem import Experiment

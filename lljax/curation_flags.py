@@ -5,12 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lljax.config_flags import CONFIG_HELP, config_name, default_workdir, load_config
+from lljax.config_flags import (
+    config_name,
+    default_workdir,
+    experiment_of,
+    first_arguments,
+    usage,
+)
 from lljax.curation.writers import ENDINGS, Format
 from lljax.errors import UserError
 from lljax.failures import in_words
 from lljax.flags import read_flags, without_tilde
-from lljax.safe_text import printable, without_secrets
+from lljax.safe_text import printable
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -163,12 +169,8 @@ def attribute(arguments: Sequence[str]) -> None:
     import tyro
 
     name = config_name("attribute", arguments, "get_config")
-    experiment = load_config(name)
-    Config = type(experiment.config)
-    ConfigFile = Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG", help=CONFIG_HELP)
-    ]
-    Settings = Annotated[Config, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    experiment = experiment_of(name)
+    ConfigFile, Settings = first_arguments(experiment.config)
 
     def arg(text: str) -> Any:
         return tyro.conf.arg(help=text)
@@ -192,7 +194,7 @@ def attribute(arguments: Sequence[str]) -> None:
 
     config, workdir, choice = read_flags(
         read,
-        prog=printable(without_secrets(f"lljax attribute {name or ''}".rstrip())),
+        prog=usage("attribute", arguments),
         description=inspect.getdoc(attribute),
         arguments=arguments,
     )

@@ -123,7 +123,9 @@ def rank_correlation(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def scaled(inputs: StepInputs, factors: jax.Array) -> StepInputs:
-    """The inputs with the weights of each example times its factor, at all steps."""
-    at = factors[None] if inputs.index is None else factors[inputs.index]
-    weights = inputs.weights * at.astype(jnp.asarray(inputs.weights).dtype)
+    """The inputs, of one run or of several side by side, with the weights of each example times its
+    factor [N] at all steps."""
+    index, weights = inputs.index, jnp.asarray(inputs.weights)
+    at = jnp.broadcast_to(factors, weights.shape) if index is None else factors[index]
+    weights = weights * at.astype(weights.dtype)
     return dataclasses.replace(inputs, weights=weights)

@@ -5,7 +5,7 @@ A finished workdir holds
   config.json     the settings of the run, `CONFIG`
   data.json       a digest of the data, so that a resumed run recognises them
   metrics.jsonl   one line for each outer step, `METRICS`
-  policy.npy      the best policy, float32: gamma [T, N], or [N], [G] or rows of other families
+  policy.npy      the best policy, float32: gamma [T, N]; of others weights [N], [G], or rows
   analysis.npz    the arrays that the figures show, `ARRAYS`
   samples.json    training examples with extreme weights, `SAMPLE`, if the task can show them
   summary.json    the results in numbers, `SUMMARY`
@@ -13,7 +13,7 @@ A finished workdir holds
                   where they come from, and the weights of their pieces
   scorer.npz, tokenizer.*    what `lljax score` weighs other data with
   smoothness.json how smooth the training is, measured before the first outer step, `SMOOTHNESS`
-  transfer.json   of `lljax transfer`
+  transfer.json   what `lljax transfer` found
   figures/, report.html    what `lljax.report` makes of all this
   manifest.json   a SHA-256 of each of these files; written last, so a run whose files fit it is
                   finished

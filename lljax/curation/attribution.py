@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+import lljax
 from lljax.curation.attribution_files import NAME, Attributed, Choice, Found, check_folder, write
 from lljax.curation.drawn import RunSource, run_keys
 from lljax.engine import divergence
@@ -88,7 +88,7 @@ def _score(
         problem = dataclasses.replace(problem, init_params=None)
     plan = plan_memory(problem, config.inner, placement=placement)
     source, count = RunSource(config, problem), config.outer.runs
-    shares = jnp.full((1, problem.num_train), 1 / problem.num_train, jnp.float32)
+    shares = lljax.uniform_policy(1, problem.num_train)
     keys = run_keys(jax.random.key(config.seed), KEY, count)
 
     def draw(number: int) -> tuple[Any, StepInputs]:

@@ -1,9 +1,6 @@
 """`lljax check` for a policy over many runs: what is judged is the mean over R drawn runs."""
 
-import jax
-import jax.numpy as jnp
-
-from lljax.curation.drawn import DrawnGradient, RunSource, reruns_of_drawn, run_keys
+from lljax.curation.drawn import DrawnGradient, RunSource, reruns_of_drawn
 from lljax.curation.run import plan_runs
 from lljax.engine.check import Findings, check_run
 from lljax.engine.placement import find_placement
@@ -19,6 +16,5 @@ def check(experiment: Experiment, seconds: float) -> Findings:
         source = RunSource(config, problem)
         plan = plan_runs(problem, config, placement)
         gradient = DrawnGradient(problem, config, plan, source, placement)
-        uniform = jnp.full((1, problem.num_train), 1 / problem.num_train, jnp.float32)
-        runs = source.draw(uniform, run_keys(jax.random.key(config.seed), 0, config.outer.runs))
-        return check_run(problem, config, reruns_of_drawn(gradient, problem, runs), seconds)
+        reruns = reruns_of_drawn(gradient, config, problem, source)
+        return check_run(problem, config, reruns, seconds)

@@ -1,6 +1,5 @@
 """Training runs that keys draw: their initialisation and batches, and their meta-gradient."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -9,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import lljax
+from lljax.attribution import scores_of
+from lljax.datamodels import scaled
 from lljax.draws import draw_weights
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
-from lljax.engine.pieces import segments_of
+from lljax.engine.pieces import rows_of, segments_of
 from lljax.engine.placement import ONE_DEVICE, Placement, anywhere, compiled, compiled_parts
 from lljax.engine.smoothness import Reruns
 from lljax.tasks.config import ExperimentConfig
@@ -137,13 +138,7 @@ class DrawnGradient(MetaGradient):
         return self._start(policy.params, self._data, self._watched, self._desired_at(policy, 0))
 
     def _rows(self, policy: Runs, steps: slice) -> StepInputs:
-        inputs = policy.inputs
-        desired = inputs.desired_index
-        return StepInputs(
-            inputs.weights[steps],
-            None if inputs.index is None else inputs.index[steps],
-            desired_index=None if desired is None else desired[steps.start : steps.stop + 1],
-        )
+        return rows_of(policy.inputs, steps)
 
     def _end(self, policy: Runs, state: TrainState, loss_cotangent: jax.Array) -> Any:
         return self._start_backward(state, loss_cotangent, self._data, self._desired_at(policy, -1))
@@ -162,24 +157,26 @@ class DrawnGradient(MetaGradient):
         return state, cotangent
 
 
-def reruns_of_drawn(meta_gradient: DrawnGradient, problem: PolicyProblem, runs: Runs) -> Reruns:
-    """Of drawn runs; what they come to is their mean."""
+def reruns_of_drawn(
+    meta_gradient: DrawnGradient,
+    config: ExperimentConfig,
+    problem: PolicyProblem,
+    source: RunSource,
+) -> Reruns:
+    """Of runs that no outer step draws; what they come to is their mean."""
+    count, number = config.outer.runs, problem.num_train
+    keys = run_keys(jax.random.key(config.seed), 0, count)
+    runs = source.draw(lljax.uniform_policy(1, number), keys)
+    to_scores = jax.jit(functools.partial(scores_of, num_examples=number))
 
     @jax.jit
-    def scaled(runs: Runs, factors: jax.Array) -> Runs:
-        inputs = runs.inputs
-        at = factors[None, None] if inputs.index is None else factors[inputs.index]
-        inputs = dataclasses.replace(inputs, weights=inputs.weights * at)
-        return runs._replace(inputs=inputs)
+    def scale(runs: Runs, factors: jax.Array) -> Runs:
+        return runs._replace(inputs=scaled(runs.inputs, factors))
 
     def slopes(runs: Runs, gradient: np.ndarray) -> np.ndarray:
-        of_places = np.asarray(runs.inputs.weights, np.float64) * gradient / gradient.shape[1]
-        if runs.inputs.index is None:
-            return of_places.sum(axis=(0, 1))
-        index = np.asarray(runs.inputs.index)
-        return np.bincount(index.ravel(), of_places.ravel(), problem.num_train)
+        return -np.asarray(to_scores(gradient, runs.inputs), np.float64) / count
 
-    return Reruns(meta_gradient, runs, scaled, slopes, problem.num_train, problem.params)
+    return Reruns(meta_gradient, runs, scale, slopes, number, problem.params)
 
 
 def run_keys(key: jax.Array, number: int, count: int) -> jax.Array:

@@ -92,9 +92,7 @@ class Curation:
 
     def reruns(self) -> Reruns:
         """Conventional training, to be done again with other weights: runs of their own."""
-        keys = run_keys(self._key, 0, self._config.outer.runs)
-        runs = self._source.draw(self._shares(self._family.start), keys)
-        return reruns_of_drawn(self._gradient, self._problem, runs)
+        return reruns_of_drawn(self._gradient, self._config, self._problem, self._source)
 
     def optimize(self, start: Restored | None) -> State:
         """All outer steps that are not done yet, from what `find_start` found."""

@@ -33,7 +33,7 @@ from lljax.engine.metrics import Metrics, number
 from lljax.engine.placement import ONE_DEVICE, Placement, device_name, fetch, find_placement
 from lljax.engine.progress import log
 from lljax.engine.run import versions
-from lljax.engine.smoothness import keep_smoothness, read_smoothness
+from lljax.engine.smoothness import keep_smoothness, smoothness_facts
 from lljax.engine.trackers import Maker, find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.tasks.config import ExperimentConfig
@@ -186,10 +186,8 @@ def _write_results(
             "total": round(optimize + evaluate, 2),
         },
     }
-    if (smoothness := read_smoothness(workdir)) is not None:
-        facts["smoothness"] = smoothness._asdict()
     workdir.write_metrics(lines)
-    write_summary(workdir.root, facts | numbers)
+    write_summary(workdir.root, facts | smoothness_facts(workdir) | numbers)
 
 
 def _policy(

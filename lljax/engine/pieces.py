@@ -5,7 +5,7 @@ from typing import Any
 import lljax
 from lljax.tasks.config import InnerConfig
 from lljax.tasks.problem import PolicyProblem
-from lljax.types import Batch
+from lljax.types import Batch, StepInputs
 
 
 def segments_of(problem: PolicyProblem, inner: InnerConfig, **more: Any) -> lljax.Segments:
@@ -22,3 +22,13 @@ def watched(problem: PolicyProblem) -> dict[str, Batch]:
     """The sets whose loss a sweep follows beside the objective, which may be the desired set."""
     batches = {name: getattr(problem, name) for name in ("desired", "validation")}
     return {name: batch for name, batch in batches.items() if batch is not problem.objective}
+
+
+def rows_of(inputs: StepInputs, steps: slice) -> StepInputs:
+    """What the steps of a segment are given, of one run or of several side by side."""
+    desired = inputs.desired_index
+    return StepInputs(
+        inputs.weights[steps],
+        None if inputs.index is None else inputs.index[steps],
+        desired_index=None if desired is None else desired[steps.start : steps.stop + 1],
+    )

@@ -31,6 +31,7 @@ class OnDevices:
 
     def __init__(self, shape: tuple[int, ...], placement: Placement):
         self._shape, self._placement = shape, placement
+        self.scaled = compiled(_scaled, placement.columns)
 
     def uniform(self) -> jax.Array:
         return self._placement.columns(lljax.uniform_policy(*self._shape))
@@ -46,10 +47,6 @@ class OnDevices:
     def placed(self, tree: Any) -> Any:
         """What was in the host's memory, where it is computed with."""
         return self._placement.columns(tree)
-
-    def scaled(self, policy: jax.Array, factors: jax.Array) -> jax.Array:
-        """The policy with the weights of each example times its factor [N]."""
-        return compiled(_scaled, self._placement.columns)(policy, factors)
 
     def column_sums(self, gradient: np.ndarray) -> np.ndarray:
         """[N] float64, the sum over the steps of what a sweep has collected."""
@@ -71,6 +68,7 @@ class InHosts:
 
     def __init__(self, segments: Sequence[slice], num_train: int, placement: Placement):
         self._placement = placement
+        self._scaled = compiled(_scaled, placement.columns)
         self.blocks = RowBlocks(segments, num_train, placement)
 
     def uniform(self) -> RowBlocks:
@@ -86,7 +84,7 @@ class InHosts:
         return tree
 
     def scaled(self, policy: RowBlocks, factors: jax.Array) -> RowBlocks:
-        return by_blocks(compiled(_scaled, self._placement.columns), policy, factors)
+        return by_blocks(self._scaled, policy, factors)
 
     def column_sums(self, gradient: RowBlocks) -> np.ndarray:
         sums = (fetch(gradient[steps].sum(axis=0)) for steps in gradient.segments)
@@ -140,6 +138,7 @@ class InHosts:
 
 
 def _scaled(rows: jax.Array, factors: jax.Array) -> jax.Array:
+    """Rows of a policy with the weights of each example times its factor [N]."""
     return rows * factors[None]
 
 

@@ -29,7 +29,7 @@ from lljax.engine.optimization import BestPolicy, Optimization
 from lljax.engine.placement import Placement, device_name, find_placement
 from lljax.engine.policy_memory import place_policy, policy_memory, require_policy_memory
 from lljax.engine.progress import log
-from lljax.engine.smoothness import keep_smoothness, read_smoothness, reruns_of_dense
+from lljax.engine.smoothness import keep_smoothness, reruns_of_dense, smoothness_facts
 from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed
@@ -214,9 +214,8 @@ def _write_results(
         "zero_weight_threshold": analysis.ZERO_WEIGHT,
         "seconds": {key: round(value, 2) for key, value in seconds.items()},
     }
-    if (smoothness := read_smoothness(workdir)) is not None:
-        facts["smoothness"] = smoothness._asdict()
     workdir.write_metrics(metrics)
+    facts |= smoothness_facts(workdir)
     write_summary(workdir.root, facts | summary.summarise(problem, ends, gaps))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lljax.attribution import Measure, loss_cotangents, scores_of
 from lljax.engine.memory_plan import MemoryPlan
-from lljax.engine.pieces import segments_of
+from lljax.engine.pieces import rows_of, segments_of
 from lljax.engine.placement import Placement, anywhere, compiled, compiled_parts, fetch
 from lljax.microbatch import split_microbatches
 from lljax.segments import OBJECTIVE
@@ -110,7 +110,7 @@ class ScoredRun:
         curve, starts, kept = [np.asarray(losses[OBJECTIVE])[None]], [], []
         for steps in plan.segments:
             starts.append(None if plan.resident else fetch(state))
-            rows = _rows(inputs, steps)
+            rows = rows_of(inputs, steps)
             state, losses, held = self._forward(state, rows, data, {})
             kept.append(plan.keeper.keep(held) if plan.resident else None)
             del held
@@ -142,7 +142,7 @@ class ScoredRun:
         total, of_train = 0.0, None
         for place in reversed(range(len(plan.segments))):
             steps = plan.segments[place]
-            rows = _rows(inputs, steps)
+            rows = rows_of(inputs, steps)
             if plan.resident:
                 held = plan.keeper.fetch(kept[place])
             else:
@@ -188,13 +188,3 @@ class ScoredRun:
         stats: Any = self._back.lower(cotangent, kept, rows, before, data).compile()
         stats = stats.memory_analysis()
         return stats.temp_size_in_bytes + stats.output_size_in_bytes
-
-
-def _rows(inputs: StepInputs, steps: slice) -> StepInputs:
-    """What the steps of a segment are given."""
-    desired = inputs.desired_index
-    return StepInputs(
-        inputs.weights[steps],
-        None if inputs.index is None else inputs.index[steps],
-        desired_index=None if desired is None else desired[steps.start : steps.stop + 1],
-    )

@@ -128,6 +128,12 @@ def read_smoothness(workdir: Workdir) -> Smoothness | None:
         return None
 
 
+def smoothness_facts(workdir: Workdir) -> dict[str, Any]:
+    """What summary.json says of it."""
+    found = read_smoothness(workdir)
+    return {} if found is None else {"smoothness": found._asdict()}
+
+
 @cluster.on_first
 def _write(workdir: Workdir, found: Smoothness) -> None:
     write_json(workdir.smoothness, found._asdict())

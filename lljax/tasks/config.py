@@ -287,8 +287,8 @@ class ExperimentConfig:
         )
 
 
-def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
-    """The optimiser of the training run."""
+def inner_optimizer(config: InnerConfig, eps_root: float = 1e-6) -> optax.GradientTransformation:
+    """The optimiser of the training run; `eps_root` of AdamW."""
     rate: optax.ScalarOrSchedule = config.learning_rate
     if config.schedule == "warmup_cosine":
         warm_up = max(1, config.num_steps // 10)
@@ -301,8 +301,8 @@ def inner_optimizer(config: InnerConfig) -> optax.GradientTransformation:
         case "momentum":
             optimizer = optax.sgd(rate, momentum=0.9)
         case "adamw":
-            # Of the values tried, the smallest whose meta-gradients predict well everywhere.
-            optimizer = optax.adamw(rate, eps_root=1e-6)
+            # By default, of the values tried, the smallest whose meta-gradients predict everywhere.
+            optimizer = optax.adamw(rate, eps_root=eps_root)
     if config.clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer

@@ -41,7 +41,7 @@ class Problem:
       desired: K examples that the model is to be good at; the objective is their mean loss.
       validation: desired examples that choose the best outer step.
       test: desired examples that are only reported.
-      num_symbols: |V| of the compression ratio: of a vocabulary, classes, 2 for binary labels.
+      num_symbols: |V| of the compression ratio: tokens, classes, or 2 for binary labels.
       desired_loss_fn: losses of the desired, validation and test examples; `loss_fn` when None.
       second_order: how the gradient of `loss_fn` is differentiated, as in `build_loss_auc`.
       perturbed: [N] bool, the training examples that were damaged on purpose, if any were: the
