@@ -178,6 +178,7 @@ time.sleep(60)
 """
 NO_PROGRESS = """
 other = channel.Channel(members[1], peers[1])
+other._ending.acquire()  # it is in the same process, whose one line is the first one's
 first.end_if_stuck(1.5)
 for _ in range(8):  # as long as the run goes on, nothing happens
     time.sleep(0.5)
