@@ -32,12 +32,14 @@ from lljax.tasks.problem import build_problem
 
 def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path, capsys):
     from lljax.engine.checkpoints import Checkpoints
+    from lljax.engine.starts import HostStarts
     from lljax.engine.sweep_checkpoints import SweepCheckpoints
     from lljax.engine.sweep_state import Sweep
 
     def new_sweep():
         leaf = np.zeros((3, 2), np.float32)
-        return Sweep({"objective": leaf[:, 0]}, [leaf], [leaf[0]], leaf)
+        starts = HostStarts([leaf[0]], 3)
+        return Sweep({"objective": leaf[:, 0]}, starts, [leaf[0]], leaf)
 
     policy, other = np.ones((2, 1)), np.full((2, 1), 2)
     state = lljax.build_step_control(lljax.projected_gradient(1.0)).begin(policy, 0.0, policy)
@@ -75,13 +77,17 @@ def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path, capsys):
 
 def test_each_start_of_a_segment_is_written_once(tmp_path, capsys):
     from lljax.engine.checkpoints import Checkpoints
+    from lljax.engine.starts import HostStarts
     from lljax.engine.sweep_checkpoints import SweepCheckpoints
     from lljax.engine.sweep_state import Sweep
 
     def new_sweep(forward=0):
-        starts = np.zeros((4, 2), np.float32)
-        starts[: forward + 1] = np.arange(2 * (forward + 1)).reshape(-1, 2) + 1
-        return Sweep({"objective": np.zeros(4)}, [starts], [starts[0]], starts.copy(), forward)
+        leaf = np.zeros(2, np.float32)
+        starts = HostStarts([leaf], 4)
+        for index in range(forward + 1):
+            starts[index] = [np.array([2 * index + 1, 2 * index + 2])]
+        gradient = np.zeros((4, 2), np.float32)
+        return Sweep({"objective": np.zeros(4)}, starts, [leaf], gradient, forward)
 
     policy = np.ones((2, 1))
     state = lljax.build_step_control(lljax.projected_gradient(1.0)).begin(policy, 0.0, policy)
@@ -97,7 +103,8 @@ def test_each_start_of_a_segment_is_written_once(tmp_path, capsys):
     assert after == before | {"2": after["2"]}
     restored = SweepCheckpoints(tmp_path / "sweep", 0, {}).restore(3, policy, new_sweep(), outer)
     assert restored.forward == 2
-    np.testing.assert_array_equal(restored.starts[0], new_sweep(2).starts[0])
+    for index in range(4):
+        np.testing.assert_array_equal(restored.starts[index], new_sweep(2).starts[index])
     for file in (starts / "1").rglob("*"):
         if file.is_file():
             file.write_bytes(b"damaged")

@@ -3,6 +3,7 @@
 from lljax.curation.drawn import DrawnGradient, RunSource, reruns_of_drawn
 from lljax.curation.run import plan_runs
 from lljax.engine.check import Findings, check_run
+from lljax.engine.memory_plan import in_memory
 from lljax.engine.placement import find_placement
 from lljax.tasks.problem import Experiment, build_problem
 
@@ -14,7 +15,7 @@ def check(experiment: Experiment, seconds: float) -> Findings:
     with placement.context():
         problem = placement.problem(problem)
         source = RunSource(config, problem)
-        plan = plan_runs(problem, config, placement)
+        plan = in_memory(plan_runs(problem, config, placement))
         gradient = DrawnGradient(problem, config, plan, source, placement)
         reruns = reruns_of_drawn(gradient, config, problem, source)
         return check_run(problem, config, reruns, seconds)

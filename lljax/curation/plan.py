@@ -15,6 +15,7 @@ from lljax.curation.families import Family, build_family
 from lljax.curation.run import TEST_RUNS, plan_runs
 from lljax.engine.memory_plan import MemoryPlan, num_bytes
 from lljax.engine.placement import Placement, device_name, find_placement
+from lljax.engine.plan import starts_on_disk
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.units import duration, size
 from lljax.memory import StoreStates
@@ -134,6 +135,7 @@ def describe(plan: CurationPlan) -> str:
         kept = size(memory.device_bytes(mode))
         lines.append(f"  {mode:<16}{kept:>20}{size(memory.host_bytes(mode)):>12}{chosen}")
     lines += [
+        *starts_on_disk(memory),
         "",
         f"time              {duration(plan.step_seconds)} an inner step of all runs, forward "
         f"and back, measured",

@@ -11,7 +11,7 @@ import numpy as np
 import lljax
 from lljax import datamodels, optimizer_check, trust
 from lljax.engine import divergence
-from lljax.engine.memory_plan import plan_memory
+from lljax.engine.memory_plan import in_memory, plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import number
 from lljax.engine.placement import find_placement
@@ -34,7 +34,7 @@ def check(experiment: Experiment, seconds: float) -> "Findings":
     problem = build_problem(experiment)
     with placement.context():
         problem = placement.problem(problem)
-        plan = plan_memory(problem, config.inner, placement=placement)
+        plan = in_memory(plan_memory(problem, config.inner, placement=placement))
         plan = place_policy(plan, config, problem.num_train, placement)
         meta_gradient = MetaGradient(problem, config.inner, plan, placement=placement)
         return check_run(problem, config, reruns_of_dense(meta_gradient, problem), seconds)

@@ -20,7 +20,7 @@ from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
 _FREE = (
-    *("inner.memory", "inner.memory_budget_gb", "policy.memory"),
+    *("inner.memory", "inner.memory_budget_gb", "inner.starts", "policy.memory"),
     *("outer.checkpoint_seconds", "trackers"),
     *("mesh.devices", "mesh.params", "mesh.stuck_minutes"),  # to rounding
 )

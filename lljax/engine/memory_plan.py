@@ -47,6 +47,7 @@ class MemoryPlan:
       policy_arrays: of the form [T, N] that the hosts hold in blocks of rows in the worst moment;
         0: the devices have the policy.
       policy_held_bytes: of one of them in a process's memory.
+      starts_on_disk: the states in which segments start are on the disk, all but one.
     """
 
     mode: Mode
@@ -60,6 +61,7 @@ class MemoryPlan:
     num_local: int = 1
     policy_arrays: int = 0
     policy_held_bytes: int = 0
+    starts_on_disk: bool = False
 
     @property
     def policy_in_hosts(self) -> bool:
@@ -108,10 +110,16 @@ class MemoryPlan:
         held = states_held(self.within_segment, self.segment_length)
         return held * self.record_bytes * (2 if mode == "offload" else 1)
 
+    @property
+    def starts_bytes(self) -> int:
+        """Of the states in which the segments start and of the last one, which each process has
+        whole in its memory, or all together have once on the disk."""
+        return (len(self.segments) + 1) * self.whole_state_bytes
+
     def host_bytes(self, mode: Mode) -> int:
-        """A process's memory for the segments' first states, which each process has whole, for
-        policies in blocks of rows, and for what is off-loaded."""
-        starts = (len(self.segments) + 1) * self.whole_state_bytes
+        """A process's memory for the segments' first states, for policies in blocks of rows, and
+        for what is off-loaded."""
+        starts = self.whole_state_bytes if self.starts_on_disk else self.starts_bytes
         policies = self.policy_arrays * self.policy_held_bytes
         kept = self.num_steps * self.record_bytes * self.num_local
         return starts + policies + (kept if mode == "offload" else 0)
@@ -161,7 +169,16 @@ def plan_memory(
         num_runs * num_bytes(record.state),
         placement.num_local,
     )
+    on_disk = inner.starts == "disk"
+    if inner.starts == "auto":
+        on_disk = plan.starts_bytes > free_host_memory() // 2
+    plan = dataclasses.replace(plan, starts_on_disk=on_disk)
     return dataclasses.replace(plan, mode=choose_mode(plan, inner))
+
+
+def in_memory(plan: MemoryPlan) -> MemoryPlan:
+    """The same for what writes nothing, and so has no disk to keep states on."""
+    return dataclasses.replace(plan, starts_on_disk=False)
 
 
 def choose_mode(plan: MemoryPlan, inner: InnerConfig) -> Mode:

@@ -1,10 +1,10 @@
 """One meta-gradient in segments: progress within it, and resuming a killed one where it was.
 
-The T steps are cut into C segments. The first states of the segments always stay in the host's
-memory (and in checkpoints). What the backward sweep needs of the steps between stays on the device,
-goes to the host, or is thrown away and made again from the segment's first state, by the same
-program. So where that program is deterministic, as on a CPU, all three give the same bits, and so
-does a sweep that was resumed.
+The T steps are cut into C segments. The first states of the segments are kept in the host's memory
+(and in checkpoints), or on the disk alone. What the backward sweep needs of the steps between stays
+on the device, goes to the host, or is thrown away and made again from the segment's first state, by
+the same program. So where that program is deterministic, as on a CPU, all three give the same bits,
+and so does a sweep that was resumed.
 """
 
 import functools
@@ -29,6 +29,7 @@ from lljax.engine.placement import (
     fetch,
 )
 from lljax.engine.policy_memory import policy_memory
+from lljax.engine.starts import DiskStarts, HostStarts
 from lljax.engine.sweep_state import Sweep
 from lljax.segments import OBJECTIVE, Data
 from lljax.step_control import OuterState
@@ -112,9 +113,10 @@ class MetaGradient:
     def new_sweep(self) -> Sweep:
         """One that has not begun; also the template to restore a saved one."""
         state, cotangent = self._trees
+        keep = DiskStarts if self._plan.starts_on_disk else HostStarts
         return Sweep(
             {n: np.zeros(self._curve_shape, np.float32) for n in (OBJECTIVE, *self._watched)},
-            [np.zeros((self.num_segments + 1, *x.shape), x.dtype) for x in jax.tree.leaves(state)],
+            keep(jax.tree.leaves(state), self.num_segments + 1),
             [np.zeros(x.shape, x.dtype) for x in jax.tree.leaves(cotangent)],
             self.policies.new_gradient(),
         )
@@ -238,5 +240,5 @@ class MetaGradient:
 
     def _state(self, sweep: Sweep, index: int) -> TrainState:
         state, _ = self._trees
-        leaves = [jnp.asarray(leaf) for leaf in sweep.start(index)]
+        leaves = [jnp.asarray(leaf) for leaf in sweep.starts[index]]
         return self._placement.state(jax.tree.unflatten(jax.tree.structure(state), leaves))

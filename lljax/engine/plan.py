@@ -180,6 +180,13 @@ def _update_bytes(
     return needed.given + needed.made
 
 
+def starts_on_disk(memory: MemoryPlan) -> list[str]:
+    """A line on them, where they are there."""
+    if not memory.starts_on_disk:
+        return []
+    return [f"  {size(memory.starts_bytes)} on the disk: the states in which the segments start"]
+
+
 def describe(plan: RunPlan) -> str:
     """The plan in words, for a terminal."""
     memory, several = plan.memory, plan.num_devices > 1
@@ -212,6 +219,7 @@ def describe(plan: RunPlan) -> str:
             f"({size(held)} each); the devices have the rows of one segment at a time"
         )
     lines += [
+        *starts_on_disk(memory),
         f"  the peak holds data ({size(plan.data_bytes)}), policies and their gradients "
         f"({size(plan.policy_bytes)} each) and working memory ({size(plan.sweep_bytes)})",
         "",

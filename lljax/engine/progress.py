@@ -7,8 +7,6 @@ from typing import Any
 from tqdm import tqdm
 
 from lljax import cluster
-from lljax.engine.meta_gradient import MetaGradient
-from lljax.engine.sweep_state import Sweep
 from lljax.safe_text import printable
 
 QUIET_SECONDS = 60  # between lines where there is no terminal for a bar
@@ -62,25 +60,6 @@ class Progress:
             self._logged = now
             left = (now - self._begun) * (1 - done) / max(done - self._first, 1e-9)
             log(f"{self._label}: {done:.0%}, {tqdm.format_interval(left)} left")
-
-
-class SweepProgress(Progress):
-    """Of one meta-gradient, weighted by what its two sweeps cost; or of the first of them alone."""
-
-    def __init__(
-        self, label: str, sweep: Sweep, meta_gradient: MetaGradient, forward_only: bool = False
-    ):
-        self._meta_gradient, self._forward_only = meta_gradient, forward_only
-        super().__init__(label, self._share(sweep))
-
-    def _share(self, sweep: Sweep) -> float:
-        forward, backward = self._meta_gradient.cost
-        backward = 0 if self._forward_only else backward
-        done = forward * sweep.forward + backward * sweep.backward
-        return done / ((forward + backward) * self._meta_gradient.num_segments)
-
-    def update(self, sweep: Sweep) -> None:
-        self.show(self._share(sweep))
 
 
 class AnalysisProgress(Progress):

@@ -5,9 +5,28 @@ from typing import Any
 import jax
 
 from lljax.engine.meta_gradient import MetaGradient
-from lljax.engine.progress import SweepProgress, log
+from lljax.engine.progress import Progress, log
 from lljax.engine.sweep_checkpoints import OuterCheckpoints, SweepCheckpoints
 from lljax.engine.sweep_state import Sweep
+
+
+class SweepProgress(Progress):
+    """Of one meta-gradient, weighted by what its two sweeps cost; or of the first of them alone."""
+
+    def __init__(
+        self, label: str, sweep: Sweep, meta_gradient: MetaGradient, forward_only: bool = False
+    ):
+        self._meta_gradient, self._forward_only = meta_gradient, forward_only
+        super().__init__(label, self._share(sweep))
+
+    def _share(self, sweep: Sweep) -> float:
+        forward, backward = self._meta_gradient.cost
+        backward = 0 if self._forward_only else backward
+        done = forward * sweep.forward + backward * sweep.backward
+        return done / ((forward + backward) * self._meta_gradient.num_segments)
+
+    def update(self, sweep: Sweep) -> None:
+        self.show(self._share(sweep))
 
 
 class ResumableSweep:

@@ -15,7 +15,8 @@ from lljax.artifacts.reading import check_absent, read_json
 from lljax.artifacts.schema import SMOOTHNESS
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import number
-from lljax.engine.progress import SweepProgress, log
+from lljax.engine.progress import log
+from lljax.engine.resumable import SweepProgress
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.workdir import Workdir
 from lljax.tasks.problem import PolicyProblem
@@ -64,7 +65,7 @@ class Reruns:
 
     def end(self, sweep: Sweep) -> list[np.ndarray]:
         """The leaves of theta_T."""
-        return sweep.start(self.meta_gradient.num_segments)[: len(jax.tree.leaves(self.params))]
+        return sweep.starts[self.meta_gradient.num_segments][: len(jax.tree.leaves(self.params))]
 
 
 def reruns_of_dense(meta_gradient: MetaGradient, problem: PolicyProblem) -> Reruns:

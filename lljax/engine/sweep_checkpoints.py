@@ -16,6 +16,7 @@ from lljax.engine.placement import fetch
 from lljax.engine.progress import log
 from lljax.engine.row_blocks import RowBlocks
 from lljax.engine.row_files import RowFiles
+from lljax.engine.starts import DiskStarts, read_start
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.workdir import ROWS, STARTS
 
@@ -72,9 +73,10 @@ class SweepCheckpoints:
         if not self._is_due(started):
             return
         outer.wait()  # the sweep is of no use without the outer step before it
-        for index in range(self._num_starts, sweep.forward + 1):
-            self._starts.save(index, sweep.start(index), self._owner)
-        self._num_starts = sweep.forward + 1
+        if not sweep.starts.is_on_disk:
+            for index in range(self._num_starts, sweep.forward + 1):
+                self._starts.save(index, sweep.starts[index], self._owner)
+            self._num_starts = sweep.forward + 1
         number = _number(outer_step, sweep)
         self._files.save(number, _alone(sweep), self._owner)
         for older in self._files.numbers():
@@ -90,16 +92,21 @@ class SweepCheckpoints:
 
         What is saved of an earlier outer step is removed once the result of that step is on disk.
         """
-        gradient = template.policy_grad
-        if not isinstance(gradient, RowBlocks):
+        gradient, starts = template.policy_grad, template.starts
+        if isinstance(gradient, RowBlocks):
+            in_blocks, self._num_rows = policy.digest(), 0
+            sweep = self._restore(outer_step, lambda: in_blocks, template, outer)
+            if sweep is not None:
+                for index in _done(sweep, gradient):
+                    gradient[gradient.segments[index]] = self._read_block(index)
+                sweep.policy_grad, self._num_rows = gradient, sweep.backward
+        else:
             whole = fetch(policy)
-            return self._restore(outer_step, lambda: digest(whole), template, outer)
-        in_blocks, self._num_rows = policy.digest(), 0
-        sweep = self._restore(outer_step, lambda: in_blocks, template, outer)
-        if sweep is not None:
-            for index in _done(sweep, gradient):
-                gradient[gradient.segments[index]] = self._read_block(index)
-            sweep.policy_grad, self._num_rows = gradient, sweep.backward
+            sweep = self._restore(outer_step, lambda: digest(whole), template, outer)
+        if isinstance(starts, DiskStarts):
+            starts.open(self._starts, self._owner)
+            if sweep is not None:
+                sweep.starts = starts
         return sweep
 
     @cluster.read_on_first
@@ -140,16 +147,15 @@ class SweepCheckpoints:
             arrays, _ = self._files.restore(number, _alone(template))
             gradient = template.policy_grad
             in_blocks = {"policy_grad": None} if isinstance(gradient, RowBlocks) else {}
-            sweep = dataclasses.replace(template, **(arrays | in_blocks))
+            on_disk = {"starts": None} if template.starts.is_on_disk else {}
+            sweep = dataclasses.replace(template, **(arrays | in_blocks | on_disk))
             for index in _done(sweep, gradient) if in_blocks else ():
                 self._read_block(index)
             for index in range(sweep.forward + 1):
                 place = self._starts.path(index)
-                leaves, owner = self._starts.restore(index, template.start(index))
-                if owner != self._owner:
-                    raise Damaged("it is the start of another sweep")
-                for array, leaf in zip(sweep.starts, leaves, strict=True):
-                    array[index] = leaf
+                leaves = read_start(self._starts, index, template.starts.template, self._owner)
+                if not template.starts.is_on_disk:  # else it stays there
+                    sweep.starts[index] = leaves
         except Damaged as error:
             log(f"warning: {place} is damaged and is not used: {error}")
             return None
@@ -187,7 +193,7 @@ def _done(sweep: Sweep, gradient: RowBlocks) -> list[int]:
 
 
 def _numbers_a_step(sweep: Sweep) -> int:
-    return 2 * len(sweep.starts[0])
+    return 2 * len(sweep.starts)
 
 
 def _number(outer_step: int, sweep: Sweep) -> int:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lljax.engine.placement import fetch
+from lljax.engine.starts import Starts
 from lljax.segments import OBJECTIVE
 
 
@@ -16,7 +17,7 @@ class Sweep:
 
     Attributes:
       curves: [T+1] each, mean losses at theta_0 .. theta_T: the objective's and the watched sets'.
-      starts: leaves [C+1, ...], the states in which the segments start, and s_T.
+      starts: the leaves of the C+1 states in which the segments start, and s_T.
       cotangent: the leaves of the cotangent of the state that the backward sweep has reached.
       policy_grad: [T, N], in blocks of rows where the policy is; with an active set 0 where no
         slope was computed.
@@ -25,7 +26,7 @@ class Sweep:
     """
 
     curves: dict[str, np.ndarray]
-    starts: list[np.ndarray]
+    starts: Starts
     cotangent: list[np.ndarray]
     policy_grad: Any  # np.ndarray, or RowBlocks
     forward: int = 0
@@ -41,11 +42,6 @@ class Sweep:
         """The AUC of the objective's curve: its mean over t = 1 .. T."""
         return np.float32(self.curves[OBJECTIVE][1:].mean(dtype=np.float64))
 
-    def start(self, index: int) -> list[np.ndarray]:
-        """The leaves of the state in which a segment starts."""
-        return [array[index] for array in self.starts]
-
     def put_start(self, index: int, state: Any) -> None:
         """Notes the state in which a segment starts."""
-        for array, leaf in zip(self.starts, jax.tree.leaves(fetch(state)), strict=True):
-            array[index] = leaf
+        self.starts[index] = jax.tree.leaves(fetch(state))
