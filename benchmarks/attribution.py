@@ -30,8 +30,9 @@ from benchmarks.output import Output
 from benchmarks.prediction import Training, language, rare_words
 from lljax.attribution import Measure
 from lljax.datamodels import scaled
+from lljax.tasks.build import build_problem
 from lljax.tasks.config_file import load_experiment
-from lljax.tasks.problem import PolicyProblem, build_problem
+from lljax.tasks.problem import PolicyProblem
 
 SHARE = 0.05  # of the labels that are flipped, and of the examples that are left out
 EACH = 50  # desired examples with scores of their own

@@ -157,7 +157,7 @@ def measured(workdir: Path, weights: list[np.ndarray], seeds: int) -> list[tuple
     from lljax.curation import transfer
     from lljax.curation.drawn import RunSource
     from lljax.curation.evaluation import Evaluation
-    from lljax.tasks.problem import build_problem
+    from lljax.tasks.build import build_problem
 
     experiment = transfer.default_experiment(workdir)
     config, problem = experiment.config, build_problem(experiment)
@@ -200,7 +200,11 @@ def of_documents(workdir: Path, scores: np.ndarray) -> float:
 
 def gains(workdir: Path, other: Path, scores: np.ndarray, seeds: int) -> dict[str, float]:
     """Of the scorer's and of the static weights, on the other run's examples: AR, share of gain."""
-    weights = [np.exp(scores.astype(np.float64)), example_weights(other)]
+    from lljax.curation.scorer import shares_of
+
+    own = example_weights(workdir).astype(np.float64)
+    effective = np.square(own.sum()) / np.square(own).sum()  # as `lljax transfer` has it
+    weights = [shares_of(scores, effective), example_weights(other)]
     (_, conventional), (by_scorer, auc), (by_static, static_auc) = measured(other, weights, seeds)
     share = (by_scorer - 1) / max(by_static - 1, 1e-9)
     of_auc = (conventional - auc) / max(conventional - static_auc, 1e-9)

@@ -24,8 +24,8 @@ from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.placement import device_name
 from lljax.engine.plan import describe, plan_run
 from lljax.tasks import Experiment, meta_optimizer
+from lljax.tasks.build import build_problem
 from lljax.tasks.config_file import load_experiment
-from lljax.tasks.problem import build_problem
 
 
 def cut(config, steps: int):

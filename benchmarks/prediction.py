@@ -78,8 +78,8 @@ def language(seed: int = 0) -> Training:
     """The model of configs/transformer_small.py, on the manual that ships with Python."""
     import dataclasses
 
+    from lljax.tasks.build import build_problem
     from lljax.tasks.config_file import load_experiment
-    from lljax.tasks.problem import build_problem
 
     experiment = load_experiment("transformer_small")
     config = dataclasses.replace(experiment.config, seed=seed)

@@ -45,8 +45,8 @@ from benchmarks.races import RACES, Method, Race
 from lljax.engine.memory_plan import plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.step_control import StepControl
+from lljax.tasks.build import build_problem
 from lljax.tasks.config_file import load_experiment
-from lljax.tasks.problem import build_problem
 from lljax.tasks.text import TransformerConfig
 
 ROWS_PROJECTED = 4

@@ -147,8 +147,9 @@ def _digits(width: int, seed: int) -> Training:
     import dataclasses
 
     from lljax.tasks.arrays import ArraysConfig, ArraysModel
+    from lljax.tasks.build import build_problem
     from lljax.tasks.config_file import TASKS
-    from lljax.tasks.problem import Experiment, build_problem
+    from lljax.tasks.problem import Experiment
 
     task = next(task for task in TASKS if task.name == "arrays")
     config = dataclasses.replace(ArraysConfig(), seed=seed, model=ArraysModel(width=width))

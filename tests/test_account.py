@@ -7,7 +7,7 @@ from texts import DOCUMENTS
 
 from lljax.data.text import TextError
 from lljax.tasks import Experiment, text
-from lljax.tasks.problem import build_problem
+from lljax.tasks.build import build_problem
 from lljax.tasks.text import TextData, TransformerConfig, TransformerModel
 
 SIZES = {"num_train": 300, "num_desired": 16, "num_validation": 16, "num_test": 16}

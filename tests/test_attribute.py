@@ -15,8 +15,9 @@ from lljax.curation.attribution import KEY
 from lljax.curation.drawn import RunSource, run_keys
 from lljax.tasks import arrays, perceptron
 from lljax.tasks.arrays import ArraysConfig
+from lljax.tasks.build import build_problem
 from lljax.tasks.perceptron import PerceptronConfig
-from lljax.tasks.problem import Experiment, build_problem
+from lljax.tasks.problem import Experiment
 
 TEXT = (
     *("--inner.num-steps", "6", "--inner.learning-rate", "0.5", "--inner.microbatch-size", "8"),

@@ -18,7 +18,7 @@ from lljax.curation.transfer import KIND as TRANSFER
 from lljax.curation.transfer import default_experiment
 from lljax.data.arrays import read_table
 from lljax.data.errors import TextError
-from lljax.tasks.problem import build_problem
+from lljax.tasks.build import build_problem
 
 RUNS = ("--outer.runs", "2", "--outer.validation-runs", "2", "--inner.batch-size", "8")
 

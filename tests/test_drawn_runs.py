@@ -208,6 +208,17 @@ def test_a_scorer_finds_what_weights_depend_on():
     np.testing.assert_allclose(shares_of(scorer(features)).sum(), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("least", [1, 50, 150, 4000])
+def test_shares_are_flattened_until_as_many_examples_count(least):
+    scores = 3 * np.random.default_rng(0).normal(size=400)
+    effective = float(lljax.effective_sample_size(shares_of(scores)))
+    found = shares_of(scores, least)
+    assert found.sum() == pytest.approx(1, rel=1e-5)
+    assert np.array_equal(np.argsort(found, kind="stable"), np.argsort(scores, kind="stable"))
+    expected = max(effective, min(least, 200))  # half of all at most
+    assert lljax.effective_sample_size(found) == pytest.approx(expected, rel=1e-3)
+
+
 def test_columns_hold_a_sparse_matrix():
     import scipy.sparse
 

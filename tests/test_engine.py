@@ -26,8 +26,8 @@ from tensorboardX.proto import event_pb2
 import lljax
 from lljax.engine import trackers
 from lljax.tasks import Experiment, meta_optimizer, perceptron
+from lljax.tasks.build import build_problem
 from lljax.tasks.perceptron import PerceptronConfig
-from lljax.tasks.problem import build_problem
 
 
 def test_a_stale_or_damaged_sweep_is_put_aside(tmp_path, capsys):

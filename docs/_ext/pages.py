@@ -9,6 +9,7 @@ In a page's source stand, each on a line of its own:
   <!-- layout -->                           what a workdir holds, from the schema's docstring
   <!-- help: export -->                     what `lljax export --help` prints
   <!-- memory: StoreStates() -->            a picture of which states are kept
+  <!-- trust -->                            the cells of benchmarks/TRUST.json
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import functools
 import importlib
 import inspect
 import io
+import json
 import os
 import posixpath
 import re
@@ -42,6 +44,7 @@ _PLACES = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/RESULTS.md": "benchmarks.md",
     "benchmarks/SCALE.md": "scale.md",
+    "benchmarks/PAPER.md": "paper.md",
     "benchmarks/LOG.md": "log.md",
 }
 
@@ -187,6 +190,21 @@ def _memory(code):
     return f'<div class="memory-picture">\n{memory_pictures.draw(strategy)}\n</div>\n'
 
 
+def _trust(app):
+    path = ROOT / "benchmarks" / "TRUST.json"
+    app.env.note_dependency(str(path))
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    text = "| training run | metasmoothness | LDS of the AUC | of the final loss |\n"
+    text += "|---|---|---|---|\n"
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["lds_auc"]):
+        warned = ", warned of" if row["warned"] else ""
+        smooth = sorted(row["smoothness"])[len(row["smoothness"]) // 2]
+        text += (
+            f"| {name}{warned} | {smooth:.2f} | {row['lds_auc']:.2f} | {row['lds_final']:.2f} |\n"
+        )
+    return text
+
+
 _MAKERS = {
     "options": _options,
     "changes": _changes,
@@ -204,6 +222,8 @@ def _fill(app, docname, source):
         if kind == "page":
             app.env.note_dependency(str(ROOT / rest))
             return _page(app, rest)
+        if kind == "trust":
+            return _trust(app)
         if kind in ("arrays", "layout"):
             return {"arrays": _arrays, "layout": _layout}[kind]()
         return _MAKERS[kind](*(rest.split() if kind == "options" else [rest]))
@@ -213,7 +233,7 @@ def _fill(app, docname, source):
     source[0] = _MARKER.sub(lambda m: make(m) if m[1] in {*_MAKERS, *_OTHERS} else m[0], text)
 
 
-_OTHERS = ("page", "arrays", "layout")
+_OTHERS = ("page", "trust", "arrays", "layout")
 
 
 def setup(app):

@@ -9,10 +9,11 @@ import functools
 import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import numpy as np
 
 from lljax.cluster.channel import Channel
 from lljax.cluster.members import Member, call_all, find_member, timeout
@@ -121,6 +122,29 @@ def from_first(make: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return made
+
+
+def send_rows(rows: Any, parts: Mapping[int, Sequence[slice]]) -> list[np.ndarray]:
+    """Parts of an array that only the first process has: this process's own.
+
+    Args:
+      rows: [B, ...]; in the other processes anything of its shape and dtype.
+      parts: of each process, the same in all.
+    """
+    channel = _Here.channel
+    assert channel is not None
+    number = jax.process_index()
+    if number == 0:
+        for peer, wanted in sorted(parts.items()):
+            if peer:
+                channel.send([np.ascontiguousarray(rows[part]) for part in wanted], peer)
+        return [rows[part] for part in parts[0]]
+    found = []
+    for part in parts[number]:
+        start, stop, _ = part.indices(rows.shape[0])
+        content = np.frombuffer(channel.receive(), rows.dtype)
+        found.append(content.reshape(stop - start, *rows.shape[1:]))
+    return found
 
 
 def _packed(make: Callable[[], Any]) -> tuple[bytes, list[Any], Exception | None]:

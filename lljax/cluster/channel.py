@@ -43,10 +43,10 @@ class Channel:
             threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def send(self, values: Sequence[Any]) -> None:
-        """The first process tells all others: values that have bytes."""
+    def send(self, values: Sequence[Any], only: int | None = None) -> None:
+        """The first process tells all others, or one of them: values that have bytes."""
         for peer in self._peers:
-            for value in values:
+            for value in values if only in (None, peer.number) else ():
                 self._send(peer, _VALUE, value)
 
     def receive(self) -> bytearray:

@@ -16,8 +16,9 @@ from lljax.engine.placement import Placement, device_name, find_placement
 from lljax.engine.progress import Progress, log
 from lljax.engine.scored_run import Scored, ScoredRun
 from lljax.errors import RunFailed, UserError
+from lljax.tasks.build import build_problem
 from lljax.tasks.config import ExperimentConfig
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
+from lljax.tasks.problem import Experiment, PolicyProblem
 from lljax.tasks.tokens import TokenWeights
 from lljax.types import StepInputs
 

@@ -5,13 +5,14 @@ from lljax.curation.run import plan_runs
 from lljax.engine.check import Findings, check_run
 from lljax.engine.memory_plan import in_memory
 from lljax.engine.placement import find_placement
-from lljax.tasks.problem import Experiment, build_problem
+from lljax.tasks.build import build_problem
+from lljax.tasks.problem import Experiment
 
 
 def check(experiment: Experiment, seconds: float) -> Findings:
     """Of runs that are drawn as an outer step draws them; see `engine.check.check_run`."""
     config, placement = experiment.config, find_placement(experiment.config.mesh)
-    problem = build_problem(experiment)
+    problem = build_problem(experiment, on_host=True)
     with placement.context():
         problem = placement.problem(problem)
         source = RunSource(config, problem)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lljax
+from lljax import cluster
 from lljax.curation.scorer import Columns, Seen, smooth
 from lljax.errors import UserError
 from lljax.tasks.config import ExperimentConfig, meta_optimizer
@@ -90,7 +91,9 @@ def _of_scorer(config: ExperimentConfig, problem: PolicyProblem) -> Family:
 
     Reference: J. Friedman, Annals of Statistics 29 (2001).
     """
-    seen, settings = seen_of(problem), config.outer
+    settings = config.outer
+    # Every process weighs all examples, by what the first one sees of them.
+    seen = cluster.from_first(lambda: seen_of(problem))
     columns, document = Columns.of(seen.pieces), jnp.asarray(seen.document)
     counts = jnp.asarray(seen.counts, jnp.float32)
     where, values = jnp.asarray(columns.where), jnp.asarray(columns.values)

@@ -19,9 +19,10 @@ from lljax.curation.drawn import DrawnGradient, RunSource, reruns_of_drawn, run_
 from lljax.curation.evaluation import VALIDATION, Evaluation
 from lljax.curation.families import Family
 from lljax.engine import divergence, metrics
+from lljax.engine.host_arrays import fetch
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.metrics import Metrics, number
-from lljax.engine.placement import Placement, fetch
+from lljax.engine.placement import Placement
 from lljax.engine.progress import bar_of_steps, log
 from lljax.engine.resumable import ResumableSweep
 from lljax.engine.smoothness import Reruns

@@ -19,8 +19,9 @@ from lljax.engine.plan import starts_on_disk
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.units import duration, size
 from lljax.memory import StoreStates
+from lljax.tasks.build import build_problem
 from lljax.tasks.config import ExperimentConfig
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
+from lljax.tasks.problem import Experiment, PolicyProblem
 
 PROBE_STEPS, PROBE_SEGMENTS = 2, 3
 
@@ -60,7 +61,7 @@ def plan_run(experiment: Experiment) -> CurationPlan:
       UserError: the config or its data are unusable, or no strategy fits into memory.
     """
     placement = find_placement(experiment.config.mesh)
-    problem = build_problem(experiment)
+    problem = build_problem(experiment, on_host=True)
     family = build_family(experiment.config, problem)
     with placement.context():
         return _plan(experiment.config, placement.problem(problem), placement, family)

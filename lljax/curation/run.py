@@ -28,16 +28,18 @@ from lljax.curation.results import Measured
 from lljax.curation.scorer import Scorer, Seen, fit_scorer, log_weights, shares_of
 from lljax.engine import summary
 from lljax.engine.claim import Claim
+from lljax.engine.host_arrays import fetch
 from lljax.engine.memory_plan import MemoryPlan, plan_memory
 from lljax.engine.metrics import Metrics, number
-from lljax.engine.placement import ONE_DEVICE, Placement, device_name, fetch, find_placement
+from lljax.engine.placement import ONE_DEVICE, Placement, device_name, find_placement
 from lljax.engine.progress import log
 from lljax.engine.run import versions
 from lljax.engine.smoothness import keep_smoothness, smoothness_facts
 from lljax.engine.trackers import Maker, find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
+from lljax.tasks.build import build_problem, fingerprint
 from lljax.tasks.config import ExperimentConfig
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
+from lljax.tasks.problem import Experiment, PolicyProblem
 
 TEST_RUNS = 5
 
@@ -47,7 +49,7 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     config = experiment.config
     makers = find_trackers(config.trackers)
     placement = find_placement(config.mesh)
-    problem = build_problem(experiment)
+    problem = build_problem(experiment, on_host=True)
     claim.compare_data(fingerprint(problem), problem.provenance)
     family = build_family(config, problem)
     with placement.context():

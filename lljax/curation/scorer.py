@@ -160,8 +160,27 @@ def log_weights(shares: np.ndarray) -> np.ndarray:
     return np.log(np.clip(relative, LEAST, MOST))
 
 
-def shares_of(scores: np.ndarray) -> np.ndarray:
-    """The distribution over examples that scores make: softmax, [N] float32."""
-    scores = scores.astype(np.float64)
-    weights = np.exp(scores - scores.max())
-    return (weights / weights.sum()).astype(np.float32)
+def shares_of(scores: np.ndarray, least: float = 1.0) -> np.ndarray:
+    """The distribution over examples that scores make: softmax, [N] float32.
+
+    Args:
+      scores: [N].
+      least: effective sample size 1 / sum_n w_n^2. Where it would be smaller the weights are
+        flattened, w_n to a power below 1, until it is this: a scorer that was found on more
+        examples would train on too few of so few. Half of them at most are asked for.
+    """
+    scores = scores.astype(np.float64) - scores.max()
+    wanted = min(least, len(scores) / 2)
+
+    def powered(power: float) -> np.ndarray:
+        weights = np.exp(power * scores)
+        return weights / weights.sum()
+
+    low, high = 0.0, 1.0
+    if 1 / np.square(powered(high)).sum() < wanted:
+        for _ in range(40):
+            middle = (low + high) / 2
+            fits = 1 / np.square(powered(middle)).sum() >= wanted
+            low, high = (middle, high) if fits else (low, middle)
+        high = low
+    return powered(high).astype(np.float32)

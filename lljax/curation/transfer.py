@@ -31,8 +31,9 @@ from lljax.curation.scorer import shares_of
 from lljax.engine.metrics import number
 from lljax.errors import UserError
 from lljax.safe_text import LEFT_OUT
+from lljax.tasks.build import build_problem, fingerprint
 from lljax.tasks.config_file import TASKS
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
+from lljax.tasks.problem import Experiment, PolicyProblem
 
 KIND = 3  # of the keys of such runs: neither validation's nor test's
 
@@ -155,7 +156,9 @@ def _shares(run: Run, problem: PolicyProblem, is_unseen: bool) -> np.ndarray:
     if in_groups and family in ("group", "scheduled"):
         rows = _of_groups(run, rows, problem)
     elif is_unseen and family == "scorer" and problem.featurize is not None:
-        rows = shares_of(seen_of(problem).scores(run.scorer()))[None]
+        # As many examples count as in the run.
+        effective = 1 / np.square(rows.mean(axis=0) / rows.mean(axis=0).sum()).sum()
+        rows = shares_of(seen_of(problem).scores(run.scorer()), effective)[None]
     elif is_unseen:
         rows = np.zeros((1, problem.num_train))
     if (rows.sum(axis=1) > 0).all():

@@ -129,3 +129,21 @@ def _parquet(file: Path, where: str, names: list[str]) -> tuple[dict[str, np.nda
         except ValueError as error:
             raise TextError(f"{where}: the lists in {name} differ in length.") from error
     return columns, list(schema.names)
+
+
+def class_labels(y: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(labels of both tables, the names of their classes); no names where numbers are predicted."""
+    as_texts = y.dtype.kind not in "biuf"
+    if as_texts != (others.dtype.kind not in "biuf"):
+        raise TextError("data.labels are texts in one of data.path and data.desired_path alone.")
+    if not as_texts:
+        both = np.concatenate([y, others]).astype(np.float64)
+        if not np.isfinite(both).all():
+            raise TextError("data.labels hold NaN or infinite numbers. Leave those rows out.")
+        if (np.mod(both, 1) != 0).any():
+            return y.astype(np.float32), others.astype(np.float32), []
+    names = [of.astype(str) if as_texts else of.astype(np.int64) for of in (y, others)]
+    classes, numbers = np.unique(np.concatenate(names), return_inverse=True)
+    if len(classes) < 2:
+        raise TextError(f"data.labels are all {classes[0]}: there is nothing to learn.")
+    return numbers[: len(y)], numbers[len(y) :], [str(name) for name in classes]

@@ -10,7 +10,8 @@ import numpy as np
 
 import lljax
 from lljax.artifacts.schema import SETS
-from lljax.engine.placement import ONE_DEVICE, Placement, anywhere, compiled_parts, fetch
+from lljax.engine.host_arrays import fetch
+from lljax.engine.placement import ONE_DEVICE, Placement, anywhere, compiled_parts
 from lljax.engine.row_blocks import by_rows
 from lljax.microbatch import split_microbatches
 from lljax.segments import OBJECTIVE

@@ -17,8 +17,9 @@ from lljax.engine.metrics import number
 from lljax.engine.placement import find_placement
 from lljax.engine.policy_memory import place_policy
 from lljax.engine.smoothness import STEP, Reruns, reruns_of_dense, smoothness_of
+from lljax.tasks.build import build_problem
 from lljax.tasks.config import ExperimentConfig, InnerConfig
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
+from lljax.tasks.problem import Experiment, PolicyProblem
 
 SHARE = 0.05  # of the examples, left out of a retraining
 LEAST, MOST = 6, 100  # retrainings
@@ -31,7 +32,7 @@ SLICE_STEPS, SLICE_EXAMPLES = 3, 32  # of the run, for finite differences
 def check(experiment: Experiment, seconds: float) -> "Findings":
     """Of the one deterministic run of a dense policy; see `check_run`."""
     config, placement = experiment.config, find_placement(experiment.config.mesh)
-    problem = build_problem(experiment)
+    problem = build_problem(experiment, on_host=True)
     with placement.context():
         problem = placement.problem(problem)
         plan = in_memory(plan_memory(problem, config.inner, placement=placement))

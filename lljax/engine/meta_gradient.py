@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 import lljax
+from lljax.engine.host_arrays import fetch
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.pieces import segments_of, watched
 from lljax.engine.placement import (
@@ -26,7 +27,6 @@ from lljax.engine.placement import (
     bytes_on_a_device,
     compiled,
     compiled_parts,
-    fetch,
 )
 from lljax.engine.policy_memory import policy_memory
 from lljax.engine.starts import DiskStarts, HostStarts

@@ -11,15 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from lljax.engine.host_arrays import send_examples
 from lljax.errors import UserError
 from lljax.shards import largest_cut
 from lljax.tasks.config import MeshConfig
 from lljax.tasks.problem import SETS, PolicyProblem
 
 AXIS = "data"
-BLOCK_BYTES = 2**26  # of an array that is brought to a host whose devices have a part of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +61,12 @@ class Placement:
 
     def problem(self, problem: PolicyProblem) -> PolicyProblem:
         """The same problem, each device with its share of the examples."""
-        if self.mesh is None:
-            return problem
+        place = self._send if problem.read_by_first else self.examples
         batches = {name: getattr(problem, name) for name in (*SETS, "objective")}
         placed: dict[int, Any] = {}  # two of them may be the same, and stay so
         for batch in batches.values():
             if id(batch) not in placed:
-                placed[id(batch)] = self.examples(batch)
+                placed[id(batch)] = place(batch)
         sets = {name: placed[id(batch)] for name, batch in batches.items()}
         return dataclasses.replace(problem, **sets, params=self.state(problem.params))
 
@@ -109,7 +107,18 @@ class Placement:
 
     def examples(self, batch: Any) -> Any:
         """Examples, arrays [B, ...], split where B can be; else every device has them."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, batch)
         return self._put(batch, self._of_rows)
+
+    def _send(self, batch: Any) -> Any:
+        """The same where only the first process has them."""
+
+        def send(leaf: Any) -> jax.Array:
+            assert self.mesh is not None
+            return send_examples(leaf, jax.NamedSharding(self.mesh, self._of_rows(leaf.shape)))
+
+        return jax.tree.map(send, batch)
 
     def _of_rows(self, shape: tuple[int, ...]) -> jax.P:
         return jax.P(AXIS) if shape and shape[0] % self.num_devices == 0 else jax.P()
@@ -231,19 +240,3 @@ def bytes_on_a_device(tree: Any) -> int:
         return math.prod(shape) * leaf.dtype.itemsize
 
     return sum(map(size, jax.tree.leaves(tree)))
-
-
-def fetch(tree: Any) -> Any:
-    """Arrays in the host's memory, whole: of several processes, in each of them."""
-    return jax.tree.map(_fetch, tree)
-
-
-def _fetch(leaf: Any) -> np.ndarray:
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return np.asarray(leaf)
-    rows = max(1, BLOCK_BYTES * len(leaf) // max(1, leaf.nbytes))
-    blocks = [
-        multihost_utils.process_allgather(leaf[start : start + rows], tiled=True)
-        for start in range(0, len(leaf), rows)
-    ]
-    return np.concatenate(blocks)

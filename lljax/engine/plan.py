@@ -26,8 +26,9 @@ from lljax.engine.placement import (
 from lljax.engine.policy_memory import ON_DEVICES, place_policy
 from lljax.engine.probe import measure_step, num_sweeps, step_flops
 from lljax.engine.units import count, duration, size
+from lljax.tasks.build import build_problem
 from lljax.tasks.config import ExperimentConfig, meta_optimizer
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem
+from lljax.tasks.problem import Experiment, PolicyProblem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
     """
     config = experiment.config
     placement = find_placement(config.mesh)
-    problem = build_problem(experiment)
+    problem = build_problem(experiment, on_host=True)
     with placement.context():
         return _plan(config, placement.problem(problem), placement)
 

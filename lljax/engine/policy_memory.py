@@ -13,8 +13,9 @@ import numpy as np
 import lljax
 from lljax import cluster
 from lljax.artifacts.files import write_npy, write_npy_rows
+from lljax.engine.host_arrays import fetch
 from lljax.engine.memory_plan import MemoryPlan, choose_mode, free_device_memory, num_bytes
-from lljax.engine.placement import Placement, bytes_on_a_device, compiled, fetch
+from lljax.engine.placement import Placement, bytes_on_a_device, compiled
 from lljax.engine.row_blocks import RowBlocks, by_blocks, by_rows
 from lljax.step_control import StepControl
 from lljax.tasks.config import ExperimentConfig

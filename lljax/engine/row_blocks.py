@@ -14,7 +14,8 @@ import numpy as np
 
 import lljax
 from lljax.engine.digests import digest_of_blocks
-from lljax.engine.placement import Placement, fetch
+from lljax.engine.host_arrays import fetch
+from lljax.engine.placement import Placement
 
 
 class RowBlocks:
@@ -98,7 +99,7 @@ def _joined(pieces: list[np.ndarray]) -> np.ndarray:
 def check_policy(policy: Any) -> None:
     """`lljax.check_policy` of a policy in one piece or in blocks."""
     if not isinstance(policy, RowBlocks):
-        return lljax.check_policy(policy)
+        return lljax.check_policy(fetch(policy))  # the conventional one is still on the devices
     for steps, rows in zip(policy.segments, policy.whole_blocks(), strict=True):
         try:
             lljax.check_policy(jnp.asarray(rows))

@@ -12,7 +12,7 @@ from lljax import cluster
 from lljax.artifacts.failures import cannot_write
 from lljax.artifacts.reading import Unreadable, check_absent
 from lljax.engine.digests import read_signed, write_signed
-from lljax.engine.placement import fetch
+from lljax.engine.host_arrays import fetch
 from lljax.engine.row_blocks import RowBlocks
 
 _NAME = re.compile(r"(0|[1-9][0-9]*)\.npz")

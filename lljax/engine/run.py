@@ -33,8 +33,9 @@ from lljax.engine.smoothness import keep_smoothness, reruns_of_dense, smoothness
 from lljax.engine.trackers import find_trackers, open_trackers
 from lljax.engine.workdir import Workdir
 from lljax.errors import RunFailed
+from lljax.tasks.build import build_problem, fingerprint
 from lljax.tasks.config import ExperimentConfig
-from lljax.tasks.problem import Experiment, PolicyProblem, build_problem, fingerprint
+from lljax.tasks.problem import Experiment, PolicyProblem
 
 OFFLOAD_ERROR = 1e-5  # relative; more and off-loading is not trusted
 
@@ -100,7 +101,7 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     config = experiment.config
     makers = find_trackers(config.trackers)
     placement = find_placement(config.mesh)
-    problem = build_problem(experiment)
+    problem = build_problem(experiment, on_host=True)
     claim.compare_data(fingerprint(problem), problem.provenance)
     with placement.context():
         problem = placement.problem(problem)

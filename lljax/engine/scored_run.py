@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lljax.attribution import Measure, loss_cotangents, scores_of
+from lljax.engine.host_arrays import fetch
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.pieces import rows_of, segments_of
-from lljax.engine.placement import Placement, anywhere, compiled, compiled_parts, fetch
+from lljax.engine.placement import Placement, anywhere, compiled, compiled_parts
 from lljax.microbatch import split_microbatches
 from lljax.segments import OBJECTIVE
 from lljax.shards import find_shards

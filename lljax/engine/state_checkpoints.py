@@ -11,8 +11,8 @@ import numpy as np
 from lljax import cluster
 from lljax.artifacts import schema
 from lljax.engine.checkpoint_folder import OLDER_PART, CheckpointFolder, Damaged
+from lljax.engine.host_arrays import fetch
 from lljax.engine.metrics import Metrics
-from lljax.engine.placement import fetch
 from lljax.engine.progress import log
 from lljax.engine.workdir import Workdir
 from lljax.errors import UserError

@@ -19,7 +19,8 @@ from lljax.checks import num_examples
 from lljax.engine.analysis import LEARNED_EDGES, Analysis, law_steps
 from lljax.engine.metrics import number
 from lljax.safe_text import printable, without_secrets
-from lljax.tasks.problem import Problem, check_shown
+from lljax.tasks.build import check_shown
+from lljax.tasks.problem import Problem
 
 HEATMAP_STEPS = 200
 HEATMAP_EXAMPLES = 2048

@@ -12,7 +12,7 @@ from lljax import cluster
 from lljax.artifacts.reading import Unreadable
 from lljax.engine.checkpoint_folder import CheckpointFolder, Damaged
 from lljax.engine.digests import digest
-from lljax.engine.placement import fetch
+from lljax.engine.host_arrays import fetch
 from lljax.engine.progress import log
 from lljax.engine.row_blocks import RowBlocks
 from lljax.engine.row_files import RowFiles

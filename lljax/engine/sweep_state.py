@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lljax.engine.placement import fetch
+from lljax.engine.host_arrays import fetch
 from lljax.engine.starts import Starts
 from lljax.segments import OBJECTIVE
 

@@ -1,8 +1,10 @@
 """Tables and pictures: a small model of arrays that a user has, or of hand-written digits."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from lljax import cluster
 from lljax.data.places import cache_folder
 from lljax.errors import UserError
 from lljax.field_types import check_fields
@@ -16,7 +18,8 @@ from lljax.tasks.config import (
     require_counts,
 )
 from lljax.tasks.origins import Origins
-from lljax.tasks.problem import Problem, Task
+from lljax.tasks.problem import Problem, Shown, Task
+from lljax.tasks.sharing import read_examples, shapes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,20 +113,35 @@ class ArraysConfig(ExperimentConfig):
     data: ArraysData = ArraysData()
 
 
-def _build(config: ArraysConfig) -> Problem:
-    import jax
-    import jax.numpy as jnp
+class _Tables(NamedTuple):
+    """What is read of a table."""
+
+    sets: dict[str, Any]  # of Examples: train, desired, validation, test
+    perturbed: "np.ndarray | None"  # [N] bool
+    num_classes: int  # 0: numbers are predicted
+    groups: "np.ndarray | None"
+    group_names: tuple[str, ...]
+    lines: tuple[str, ...]
+    origins: Origins | None
+    show: "Callable[[int], Shown] | None"
+
+    def elsewhere(self) -> "_Tables":
+        return self._replace(sets=shapes_of(self.sets), origins=None, show=None)
+
+
+def _read(config: ArraysConfig) -> _Tables:
     import numpy as np
 
+    from lljax.data.arrays import class_labels
     from lljax.data.progress import log
-    from lljax.models.small import Examples, Small, build_init, loss_of
+    from lljax.models.small import Examples
 
     data = config.data
     rng = np.random.Generator(np.random.PCG64(config.seed))
-    table, desired = _read(data)
+    table, desired = _read_tables(data)
     indices = _deal(data, len(table.x), None if desired is None else len(desired.x), rng)
     others = table if desired is None else desired
-    y, of_others, classes = _labels(table.y, others.y)
+    y, of_others, classes = class_labels(table.y, others.y)
     num_classes = len(classes)
     train_y = y[indices["train"]]
     flipped = _flip(train_y, data.flipped_share, num_classes, rng)
@@ -135,61 +153,78 @@ def _build(config: ArraysConfig) -> Problem:
         deviation = (x - mean).std(axis=together, keepdims=True)[0]
         deviation = np.where(deviation > 1e-6, deviation, 1)
 
-    def examples(features: np.ndarray, labels: np.ndarray) -> Examples:
-        scaled = ((features - mean) / deviation).astype(np.float32)
-        kind = np.int32 if num_classes else np.float32
-        return Examples(jnp.asarray(scaled), jnp.asarray(labels.astype(kind)))
+    def examples(features: np.ndarray, labels: Any) -> Examples:
+        scaled: Any = ((features - mean) / deviation).astype(np.float32)
+        return Examples(scaled, labels.astype(np.int32 if num_classes else np.float32))
 
     sets = {
         name: examples(others.x[indices[name]], of_others[indices[name]])
         for name in ("desired", "validation", "test")
     }
-    train = examples(x, shown_y)
-    if config.model.kind == "cnn":
-        require(
-            x.ndim in (3, 4),
-            "model.kind",
-            f"linear or mlp: a cnn needs pictures [H, W] or [H, W, C], and an example has shape "
-            f"{x.shape[1:]}",
-            config.model.kind,
-        )
-    model = Small(outputs=max(num_classes, 1), **dataclasses.asdict(config.model))
-    init = build_init(model, train.x[:1])
     lines = _lines(table, desired, {name: len(found) for name, found in indices.items()})
     for line in lines:
         log(line)
     groups, names = _groups(table, indices["train"])
     rows = indices["train"]
+    origins = Origins(
+        document=np.arange(len(rows)),
+        place=np.zeros(len(rows), np.int64),
+        texts=None,
+        sources=[table.source] * len(rows),
+        offsets=rows.astype(np.int64),
+        groups=[None] * len(rows) if groups is None else [names[g] for g in groups],
+    )
+    return _Tables(
+        sets={"train": examples(x, shown_y), **sets},
+        perturbed=flipped >= 0 if (flipped >= 0).any() else None,
+        num_classes=num_classes,
+        groups=groups,
+        group_names=names,
+        lines=lines,
+        origins=origins,
+        show=_shower(x, shown_y, classes),
+    )
+
+
+def _build(config: ArraysConfig) -> Problem:
+    import jax
+    import numpy as np
+
+    from lljax.models.small import Small, build_init, loss_of
+
+    read = read_examples(lambda: _read(config))
+    num_classes, shape = read.num_classes, read.sets["train"].x.shape[1:]
+    if config.model.kind == "cnn":
+        require(
+            len(shape) in (2, 3),
+            "model.kind",
+            f"linear or mlp: a cnn needs pictures [H, W] or [H, W, C], and an example has shape "
+            f"{shape}",
+            config.model.kind,
+        )
+    model = Small(outputs=max(num_classes, 1), **dataclasses.asdict(config.model))
+    init = build_init(model, jax.numpy.zeros((1, *shape)))
     return Problem(
         loss_fn=loss_of(model, bool(num_classes)),
         optimizer=inner_optimizer(config.inner),
         params=jax.jit(init)(jax.random.key(config.seed)),
-        train=train,
-        desired=sets["desired"],
-        validation=sets["validation"],
-        test=sets["test"],
+        **read.sets,
         num_symbols=max(num_classes, 2),
-        perturbed=flipped >= 0 if (flipped >= 0).any() else None,
+        perturbed=read.perturbed,
         init_params=init,
-        groups=groups,
-        group_names=names,
-        origins=Origins(
-            document=np.arange(len(rows)),
-            place=np.zeros(len(rows), np.int64),
-            texts=None,
-            sources=[table.source] * len(rows),
-            offsets=rows.astype(np.int64),
-            groups=[None] * len(rows) if groups is None else [names[g] for g in groups],
-        ),
+        groups=read.groups,
+        group_names=read.group_names,
+        origins=read.origins,
         featurize=lambda batch: _features(np.asarray(batch.x), np.asarray(batch.y), num_classes),
-        data_lines=lines,
-        show_example=_shower(x, shown_y, classes),
+        data_lines=read.lines,
+        show_example=read.show,
         facts=(f"{num_classes} classes" if num_classes else "regression",),
         provenance="the arrays (data.path, or another version of scikit-learn)",
+        read_by_first=cluster.has_peers(),
     )
 
 
-def _read(data: ArraysData) -> "tuple[Table, Table | None]":
+def _read_tables(data: ArraysData) -> "tuple[Table, Table | None]":
     from lljax.data.arrays import read_digits, read_table
 
     folder = cache_folder(data.cache_dir)
@@ -236,26 +271,6 @@ def _deal(
             + ". Lower them, or give more."
         )
     return {"train": rest[:wanted], **found}
-
-
-def _labels(y: "np.ndarray", others: "np.ndarray") -> "tuple[np.ndarray, np.ndarray, list[str]]":
-    """(labels of both tables, the names of their classes); no names where numbers are predicted."""
-    import numpy as np
-
-    as_texts = y.dtype.kind not in "biuf"
-    if as_texts != (others.dtype.kind not in "biuf"):
-        raise UserError("data.labels are texts in one of data.path and data.desired_path alone.")
-    if not as_texts:
-        both = np.concatenate([y, others]).astype(np.float64)
-        if not np.isfinite(both).all():
-            raise UserError("data.labels hold NaN or infinite numbers. Leave those rows out.")
-        if (np.mod(both, 1) != 0).any():
-            return y.astype(np.float32), others.astype(np.float32), []
-    names = [of.astype(str) if as_texts else of.astype(np.int64) for of in (y, others)]
-    classes, numbers = np.unique(np.concatenate(names), return_inverse=True)
-    if len(classes) < 2:
-        raise UserError(f"data.labels are all {classes[0]}: there is nothing to learn.")
-    return numbers[: len(y)], numbers[len(y) :], [str(name) for name in classes]
 
 
 def _flip(y: "np.ndarray", share: float, num_classes: int, rng: Any) -> "np.ndarray":

@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from lljax import cluster
 from lljax.data.settings import TextSettings
 from lljax.errors import UserError
 from lljax.field_types import check_fields
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
 from lljax.tasks.origins import Origins
 from lljax.tasks.problem import Problem, Task
+from lljax.tasks.sharing import read_examples, shapes_of
 from lljax.tasks.size import require_memory
 from lljax.tasks.tokens import TokenWeights
 
@@ -117,19 +119,29 @@ def _require_memory(config: TransformerConfig) -> None:
     )
 
 
-def _build(config: TransformerConfig) -> Problem:
-    _require_memory(config)
-    # Flax, numpy's random streams and tokenisers: `lljax run --help` needs none of them.
-    import jax
-    import jax.numpy as jnp
+class _Read(NamedTuple):
+    """What is read of a text."""
+
+    sets: "dict[str, Any]"  # of sequences [B, context + 1] int32
+    perturbed: "np.ndarray"  # [N] bool
+    groups: "np.ndarray | None"
+    group_names: tuple[str, ...]
+    origins: Origins | None
+    tokenizer: "Tokenizer | None"
+    lines: tuple[str, ...]
+    short: str
+
+    def elsewhere(self) -> "_Read":
+        return self._replace(sets=shapes_of(self.sets), origins=None, tokenizer=None)
+
+
+def _read(config: TransformerConfig) -> _Read:
     import numpy as np
 
     from lljax.data.account import TextAccount
-    from lljax.data.ngrams import count_ngrams
     from lljax.data.perturbation import perturb
     from lljax.data.progress import log
     from lljax.data.sequences import deal, load_sequences
-    from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
 
     data = config.data
     sequences = load_sequences(data)
@@ -154,7 +166,8 @@ def _build(config: TransformerConfig) -> Problem:
         piece=dealt.piece,
         num_train=data.num_train,
     )
-    for line in (*account.lines(), *account.warnings()):
+    lines = (*account.lines(), *account.warnings())
+    for line in lines:
         log(line)
     sets["train"], perturbed = perturb(
         sets["train"],
@@ -163,35 +176,52 @@ def _build(config: TransformerConfig) -> Problem:
         share=data.damaged_share,
         operations=data.perturbations,
     )
-    train = sets["train"]
+    origins = _origins(sequences, dealt.split.train)
+    return _Read(sets, perturbed, groups, names, origins, sequences.tokenizer, lines, account.short)
+
+
+def _build(config: TransformerConfig) -> Problem:
+    _require_memory(config)
+    # Flax, numpy's random streams and tokenisers: `lljax run --help` needs none of them.
+    import jax
+    import numpy as np
+
+    from lljax.data.ngrams import count_ngrams
+    from lljax.models.transformer import TokenSequences, Transformer, init_params, sequence_loss
+
+    data, read = config.data, read_examples(lambda: _read(config))
+    train, tokenizer = read.sets["train"], read.tokenizer
     model = Transformer(
         vocab_size=data.vocab_size, context=data.context, **dataclasses.asdict(config.model)
     )
 
-    def examples(name: str) -> TokenSequences:
-        return TokenSequences(jnp.asarray(sets[name]))
-
+    more: dict[str, Any] = {}
+    if tokenizer is not None:
+        more = {
+            "files": tokenizer.files(),
+            "show_example": lambda n: tokenizer.decode(train[n].tolist()),
+            "tokens": lambda: _tokens(train, tokenizer),
+        }
     return Problem(
         loss_fn=sequence_loss(model),
         optimizer=inner_optimizer(config.inner),
         params=init_params(model, jax.random.key(config.seed)),
-        train=examples("train"),
-        desired=examples("desired"),
-        validation=examples("validation"),
-        test=examples("test"),
+        train=TokenSequences(train),
+        desired=TokenSequences(read.sets["desired"]),
+        validation=TokenSequences(read.sets["validation"]),
+        test=TokenSequences(read.sets["test"]),
         num_symbols=data.vocab_size,
-        perturbed=perturbed if perturbed.any() else None,
+        perturbed=read.perturbed if read.perturbed.any() else None,
         init_params=functools.partial(init_params, model),
-        groups=groups,
-        group_names=names,
-        origins=_origins(sequences, dealt.split.train),
+        groups=read.groups,
+        group_names=read.group_names,
+        origins=read.origins,
         featurize=lambda batch: count_ngrams(np.asarray(batch.tokens)),
-        files=sequences.tokenizer.files(),
-        data_lines=(*account.lines(), *account.warnings()),
-        show_example=lambda n: sequences.tokenizer.decode(train[n].tolist()),
-        tokens=lambda: _tokens(train, sequences.tokenizer),
-        facts=(f"vocabulary of {data.vocab_size}", account.short),
+        data_lines=read.lines,
+        facts=(f"vocabulary of {data.vocab_size}", read.short),
         provenance="the text (data.path, data.tfds, or the manual of another Python version)",
+        read_by_first=cluster.has_peers(),
+        **more,
     )
 
 
