@@ -243,7 +243,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/curation"))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    rows = output.read(RESULTS)
     for name in options.only:
         # The corpus of a million is one, whatever the seed.
         for seed in options.seeds[: 1 if name == "million" else None]:
@@ -252,10 +251,12 @@ def main() -> None:
             started = time.monotonic()
             figures = EXPERIMENTS[name](options.work, seed, options.stories)
             took = time.monotonic() - started
+            rows = output.read(RESULTS)  # another process may have added some
             of_name = rows.setdefault(name, {})
             of_name[str(seed)] = {"figures": figures, "took": took, "machine": where}
             output.write(RESULTS, rows)
-        print(table({name: rows[name]}), flush=True)
+        print(table({name: output.read(RESULTS)[name]}), flush=True)
+    rows = output.read(RESULTS)
     print(f"\n{table({name: rows[name] for name in options.only})}")
 
 

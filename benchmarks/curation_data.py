@@ -15,8 +15,12 @@ from lljax.data.text import TextSettings, read_documents
 from lljax.tasks.config_file import load_config
 
 URL = load_config("transformer").data.path
-STATIC = ("--outer.num-steps", 16, "--outer.learning-rate", 0.1, "--data.num-train", 2048)
-"""Of static weights: each sequence must be drawn several times to be known."""
+STATIC = (
+    *("--outer.num-steps", 16, "--outer.learning-rate", 0.1, "--data.num-train", 2048),
+    *("--outer.runs", 12),
+)
+"""Of static weights: each sequence must be drawn often to be known. With 4 runs an outer step the
+weights of two seeds have a rank correlation of 0.57, which bounds that with anything else."""
 DOCUMENTS = 400  # of each domain
 LENGTH = 900  # characters of a document that is cut from a longer text
 

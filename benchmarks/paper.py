@@ -1,11 +1,12 @@
 """The paper's claims one by one, with what comes out here: benchmarks/PAPER.md.
 
-    python -m benchmarks.paper [--only runs,settings,sizes] [--seeds 3] [--work runs/paper]
+    python -m benchmarks.paper [--only runs,settings,sizes] [--seeds 3] [--outer-steps 500]
 
 runs: the Perceptron and a small Transformer by `lljax run`. settings: what text and code leave open
 of the Perceptron's data, and the held-out acceleration of the paper's own method under each. sizes:
 a small Table 2. The Learning Law at the exact optimum is read from STUDIES.json. Results are kept
-in benchmarks/PAPER.json, part by part; PAPER.md is written from what is there.
+in benchmarks/PAPER.json, row by row; PAPER.md is written from what is there. What is there is not
+measured again, until it is removed.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from benchmarks import machine, output
 from benchmarks.paper_claims import page
 from lljax.tasks.perceptron import LabelledInputs, perceptron_loss
 
+Row = tuple[str, Callable[[], list[dict[str, float]]]]  # (name, what makes it, by seed)
 HERE = Path(__file__).parent
 RESULTS, PAGE, STUDIES = HERE / "PAPER.json", HERE / "PAPER.md", HERE / "STUDIES.json"
 
@@ -68,11 +70,17 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def runs(work: Path, seeds: list[int]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+class Job(NamedTuple):
+    """What is asked for."""
+
+    work: Path
+    seeds: list[int]
+    outer_steps: int
+
+
+def runs(job: Job) -> Iterator[Row]:
     for config in ("perceptron", "transformer_small"):
-        found[config] = columns([run(work, config, seed) for seed in seeds])
-    return found
+        yield config, lambda: [run(job.work, config, seed) for seed in job.seeds]  # noqa: B023
 
 
 class Setting(NamedTuple):
@@ -107,22 +115,19 @@ SETTINGS = (
     Setting(num_desired=4096),
     Setting(rate=0.1),
 )
-NUM_OUTER, EVERY = 500, 20
+EVERY = 20  # outer steps, between two looks at the other sets
 
 
-def settings(work: Path, seeds: list[int]) -> dict[str, Any]:
-    """The held-out acceleration of projected gradient, by setting: the best along 500 steps."""
-    found = {}
+def settings(job: Job) -> Iterator[Row]:
+    """The held-out acceleration of projected gradient, by setting."""
     for setting in SETTINGS:
-        started = time.monotonic()
-        found[setting.name] = columns([accelerations(setting, seed) for seed in seeds])
-        print(
-            f"{setting.name}: {found[setting.name]}, {time.monotonic() - started:.0f} s", flush=True
+        yield (
+            setting.name,
+            lambda: [accelerations(setting, seed, job.outer_steps) for seed in job.seeds],  # noqa: B023
         )
-    return found
 
 
-def accelerations(setting: Setting, seed: int) -> dict[str, float]:
+def accelerations(setting: Setting, seed: int, outer_steps: int) -> dict[str, float]:
     """AR on desired and test data after the last outer step, and where validation AUC is lowest."""
     sets = draw(setting, jax.random.key(seed))
     loss_auc = lljax.build_loss_auc(perceptron_loss, optax.sgd(0.1))
@@ -149,11 +154,12 @@ def accelerations(setting: Setting, seed: int) -> dict[str, float]:
     conventional = curves(policy, *given)
     best = {"validation": np.inf, "test AR, best on validation": 1.0}
     ratios: list[float] = []
-    for _ in range(NUM_OUTER // EVERY):
+    for done in range(EVERY, outer_steps + 1, EVERY):
         policy, state = advance(policy, state, sets["train"], sets["desired"])
         now = curves(policy, *given)
         pairs = zip(conventional, now, strict=True)
         ratios = [float(jnp.nan_to_num(lljax.acceleration_ratio(a, b))) for a, b in pairs]
+        print(f"{setting.name}, seed {seed}, outer step {done}: {ratios}", flush=True)
         auc = float(now[1][1:].mean())
         if auc < best["validation"]:
             best = {"validation": auc, "test AR, best on validation": ratios[2]}
@@ -184,27 +190,27 @@ def draw(setting: Setting, key: jax.Array) -> dict[str, LabelledInputs]:
     return sets
 
 
-def sizes(work: Path, seeds: list[int]) -> dict[str, Any]:
+def sizes(job: Job) -> Iterator[Row]:
     """Table 2 at sizes that run on two cores: T, N and |V| grow together."""
-    found = {}
+    kept = ("test AR", "improvement of B", "improvement of beta")
     for num_steps, num_train, vocabulary in ((30, 128, 192), (60, 256, 224), (120, 512, 256)):
         flags = (
             *("--inner.num-steps", num_steps, "--data.num-train", num_train),
             *("--data.vocab-size", vocabulary),
         )
-        rows = [run(work, "transformer_small", seed, *flags) for seed in seeds]
-        kept = ("test AR", "improvement of B", "improvement of beta")
-        found[f"T {num_steps}, N {num_train}, |V| {vocabulary}"] = columns(
-            [{name: row[name] for name in kept} for row in rows]
-        )
-    return found
+
+        def measure(flags: tuple[Any, ...] = flags) -> list[dict[str, float]]:
+            rows = [run(job.work, "transformer_small", seed, *flags) for seed in job.seeds]
+            return [{name: row[name] for name in kept} for row in rows]
+
+        yield f"T {num_steps}, N {num_train}, |V| {vocabulary}", measure
 
 
 def columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-PARTS: dict[str, Callable[[Path, list[int]], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Job], Iterator[Row]]] = {
     "runs": runs,
     "settings": settings,
     "sizes": sizes,
@@ -215,17 +221,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--outer-steps", type=int, default=500, help="of `settings`")
     parser.add_argument("--work", type=Path, default=Path("runs/paper"))
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     results = output.read(RESULTS)
+    job = Job(options.work, list(range(options.seeds)), options.outer_steps)
     for name in filter(None, options.only.split(",")):
-        where, started = machine.in_words(machine.describe_machine()), time.monotonic()
-        seeds = list(range(options.seeds))
-        figures = PARTS[name](options.work, seeds)
-        took = time.monotonic() - started
-        results[name] = {"figures": figures, "seeds": seeds, "took": took, "machine": where}
-        output.write(RESULTS, results)
+        part = results.setdefault(name, {"figures": {}, "measured": {}})
+        for row, measure in PARTS[name](job):
+            if row in part["figures"]:
+                continue
+            where, started = machine.in_words(machine.describe_machine()), time.monotonic()
+            part["figures"][row] = columns(measure())
+            about = {"seeds": job.seeds, "took": time.monotonic() - started, "machine": where}
+            more = {"outer_steps": job.outer_steps} if name == "settings" else {}
+            part["measured"][row] = about | more
+            output.write(RESULTS, results)
     results |= {name: part for name, part in output.read(STUDIES).items() if name == "law"}
     PAGE.write_text(page(results), encoding="utf-8")
     print(page(results))

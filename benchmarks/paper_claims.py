@@ -147,6 +147,7 @@ CLAIMS = (
 
 
 def page(results: Mapping[str, Any]) -> str:
+    results = {name: part for name, part in results.items() if part["figures"]}
     lines = [
         "# The paper, claim by claim",
         "",
@@ -165,12 +166,20 @@ def page(results: Mapping[str, Any]) -> str:
     ]
     if "settings" in results:
         lines += ["", "## The Perceptron's open settings", ""]
-        lines += ["Projected gradient, 500 steps; the text prints 5.50.", ""]
-        lines += ["| setting | desired AR | test AR at the end | test AR, best on validation |"]
-        lines += ["|---|---|---|---|"]
+        lines += ["Projected gradient; the text prints 5.50.", ""]
+        lines += [
+            "| setting | outer steps | seeds | desired AR | test AR at the end | test AR, best on "
+            "validation |"
+        ]
+        lines += ["|---|---|---|---|---|---|"]
         for name, row in results["settings"]["figures"].items():
-            lines.append(f"| {name} | " + " | ".join(_shown(v) for v in row.values()) + " |")
+            about = results["settings"]["measured"][name]
+            cells = [about["outer_steps"], len(about["seeds"]), *map(_shown, row.values())]
+            lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
     lines += ["", "## Measured by", ""]
     for name, part in results.items():
-        lines.append(f"- {name}: seeds {part['seeds']}, {part['took']:.0f} s, {part['machine']}")
+        for row, about in part.get("measured", {"": part}).items():
+            what = f"{name}, {row}" if row else name
+            took = f"{about['took']:.0f} s, {about['machine']}"
+            lines.append(f"- {what}: seeds {about['seeds']}, {took}")
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ parameters, which do not depend on its size. Speeds are a data sheet's, times a 
 assumed, and named.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,11 +93,13 @@ def plan(model: Model, number: int, splits_params: bool) -> MemoryPlan | None:
     free = DEVICE_BYTES - fixed_bytes(model, number, splits_params)
     if free <= 0:
         return None
-    inner = InnerConfig(num_steps=STEPS, memory_budget_gb=free / GIGABYTE)
+    inner = InnerConfig(num_steps=STEPS, memory_budget_gb=free / GIGABYTE, starts="host")
     try:
-        return plan_memory(shapes, inner, placement=placement(number, splits_params))
+        found = plan_memory(shapes, inner, placement=placement(number, splits_params))
     except UserError:
         return None
+    # As `--inner.starts auto` decides on a host of that size.
+    return dataclasses.replace(found, starts_on_disk=found.starts_bytes > HOST_BYTES // 2)
 
 
 def fixed_bytes(model: Model, number: int, splits_params: bool) -> float:
@@ -122,7 +125,7 @@ def row(model: Model, number: int, splits_params: bool, exchange: float) -> str:
     fixed = fixed_bytes(model, number, splits_params)
     if found is None:
         needed = f"needs {size(fixed)} beside kept states"
-        return f"| {name} | {needed} | | | | | breaks: a GPU has {size(DEVICE_BYTES)} |"
+        return f"| {name} | {needed} | | | | | | breaks: a GPU has {size(DEVICE_BYTES)} |"
     levels = len(found.within_segment.split(found.segment_length))
     again = AGAIN * (levels - found.resident)
     passes = FORWARD + BACKWARD + again + (5 * DESIRED) / BATCH
@@ -136,9 +139,10 @@ def row(model: Model, number: int, splits_params: bool, exchange: float) -> str:
     host = found.host_bytes(found.mode)
     tight = "" if host <= HOST_BYTES else f"breaks: a host has {size(HOST_BYTES)}"
     kept = found.device_bytes(found.mode)
+    disk = size(found.starts_bytes) if found.starts_on_disk else "-"
     return (
         f"| {name} | {found.mode}, {len(found.segments)} segments | {size(fixed + kept)} "
-        f"| {size(host)} | {passes:.1f} | {count(flops, 'FLOP')} "
+        f"| {size(host)} | {disk} | {passes:.1f} | {count(flops, 'FLOP')} "
         f"| {duration(compute)} + {duration(network)} {tight}|"
     )
 
@@ -166,6 +170,8 @@ def main() -> None:
         "| kept | by `lljax.engine.memory_plan`, into what a GPU has left |",
         "| host, a process | (C + 1) whole states of 12 P, for the first steps of C segments; one "
         "process a node |",
+        f"| disk | these states, where they are more than half of the {size(HOST_BYTES)} of a host "
+        "(`--inner.starts auto`): written once each, by process 0; the host then has one of them |",
         f"| passes | {FORWARD} forward + {BACKWARD} backward + {AGAIN} for each time that states "
         f"are made again + 5 K'/B for the desired losses |",
         "| FLOP | T B s passes (24 L d^2 + 4 L s d + 2 V d) |",
@@ -184,9 +190,9 @@ def main() -> None:
             "",
             f"## {name}: {model.num_params / 1e6:,.0f} million parameters",
             "",
-            "| D, parameters | strategy | a GPU | a process | passes | a meta-gradient "
+            "| D, parameters | strategy | a GPU | a process | disk | passes | a meta-gradient "
             "| time: computing + telling |",
-            "|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for number in (1, 8, 16, 32, 64):
             lines += [row(model, number, split, exchange) for split in (False, True)[:number]]

@@ -269,6 +269,7 @@ def main() -> None:
         row = measure(cell, options.seed, options.subsets)
         where = machine.in_words(machine.describe_machine())
         more = {"subsets": options.subsets, "took": time.monotonic() - started, "machine": where}
+        rows = output.read(RESULTS)  # another process may have added some
         rows[cell.name] = row | more
         output.write(RESULTS, rows)
         print(table({cell.name: rows[cell.name]}).splitlines()[1], flush=True)
