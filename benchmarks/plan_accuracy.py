@@ -19,7 +19,7 @@ import tyro
 
 import lljax
 from benchmarks.machine import PeakMemory
-from lljax.engine.memory_plan import plan_memory
+from lljax.engine.memory_plan import in_memory, plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.placement import device_name
 from lljax.engine.plan import describe, plan_run
@@ -38,7 +38,7 @@ def measure(experiment: Experiment) -> tuple[float, float, float]:
     """Seconds of an inner step, forward and backward, and peak bytes, of an outer step."""
     config = experiment.config
     problem = build_problem(experiment)
-    plan = plan_memory(problem, config.inner)
+    plan = in_memory(plan_memory(problem, config.inner))
     meta_gradient = MetaGradient(problem, config.inner, plan)
     control = lljax.build_step_control(meta_optimizer(config.outer))
     uniform = lljax.uniform_policy(config.inner.num_steps, problem.num_train)

@@ -30,6 +30,7 @@ PEAK, SHARE = 495e12, 0.4  # FLOP/s of an H100 in TF32, by its data sheet; assum
 DEVICE_BYTES = 80e9
 LINK = {8: 450e9, 64: 50e9}  # bytes/s of a GPU: NVLink in a node; 400 Gbit/s between nodes
 HOST_BYTES = 2e12  # of a node of eight
+DISK = 2e9  # bytes/s, assumed
 FORWARD, BACKWARD, AGAIN = 3, 8, 3  # forward passes of an example: README, "what it costs"
 
 
@@ -99,7 +100,7 @@ def plan(model: Model, number: int, splits_params: bool) -> MemoryPlan | None:
     except UserError:
         return None
     # As `--inner.starts auto` decides on a host of that size.
-    return dataclasses.replace(found, starts_on_disk=found.starts_bytes > HOST_BYTES // 2)
+    return dataclasses.replace(found, starts_on_disk=2 * found.starts_bytes > HOST_BYTES // 2)
 
 
 def fixed_bytes(model: Model, number: int, splits_params: bool) -> float:
@@ -170,8 +171,8 @@ def main() -> None:
         "| kept | by `lljax.engine.memory_plan`, into what a GPU has left |",
         "| host, a process | (C + 1) whole states of 12 P, for the first steps of C segments; one "
         "process a node |",
-        f"| disk | these states, where they are more than half of the {size(HOST_BYTES)} of a host "
-        "(`--inner.starts auto`): written once each, by process 0; the host then has one of them |",
+        f"| disk | these states, where they are more than a quarter of the {size(HOST_BYTES)} of a "
+        "host (`--inner.starts auto`): written once each, by process 0; a process then has two |",
         f"| passes | {FORWARD} forward + {BACKWARD} backward + {AGAIN} for each time that states "
         f"are made again + 5 K'/B for the desired losses |",
         "| FLOP | T B s passes (24 L d^2 + 4 L s d + 2 V d) |",
@@ -183,7 +184,9 @@ def main() -> None:
         f"| link | {LINK[8] / 1e9:.0f} GB/s within a node, {LINK[64] / 1e9:.0f} GB/s between |",
         "",
         f"The speed is TF32's by the data sheet, and {SHARE:.0%} of it assumed. Computing and "
-        f"telling are added, as if nothing overlapped.",
+        f"telling are added, as if nothing overlapped. Starts on the disk are written and read "
+        f"once each; that time is not in the table: at {DISK / 1e9:.0f} GB/s "
+        f"{duration(2 * 100 * 12 * MODELS['GPT-2 1.5B'].num_params / DISK)} for the larger model.",
     ]
     for name, model in MODELS.items():
         lines += [

@@ -42,7 +42,7 @@ from benchmarks.output import Output, subplots, use_log_scale
 from benchmarks.problems import problem_sizes
 from benchmarks.public_code import PublicCode
 from benchmarks.races import RACES, Method, Race
-from lljax.engine.memory_plan import plan_memory
+from lljax.engine.memory_plan import in_memory, plan_memory
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.step_control import StepControl
 from lljax.tasks.build import build_problem
@@ -118,7 +118,7 @@ class Track:
             inner = dataclasses.replace(inner, microbatch_size=inner.microbatch_size // 2)
         # No set is watched beside the objective: its losses would be in the seconds.
         problem = dataclasses.replace(self.problem, validation=self.problem.objective)
-        plan = plan_memory(problem, inner)
+        plan = in_memory(plan_memory(problem, inner))
         meta_gradient = MetaGradient(problem, inner, plan, active_set=method.active_set)
         control = lljax.build_step_control(method.optimizer, grow=method.grow)
         control = StepControl(*(jax.jit(function) for function in control))

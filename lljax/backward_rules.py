@@ -60,9 +60,11 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> WrongRule | None:
     size = checks.num_examples(batch, "batch")
     places = spread(size, min(size, MOST))
 
+    piece = at(batch, places)
+
     @jax.jit
-    def numbers(params, batch, noise, key):
-        theta, piece = with_noise(params, noise), at(batch, places)
+    def numbers(params, piece, noise, key):
+        theta = with_noise(params, noise)
         u, v, weights = _directions(theta, len(places), key)
 
         def losses(theta):
@@ -83,7 +85,7 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> WrongRule | None:
 
     def look(noise: float) -> tuple[WrongRule | None, bool]:
         keys = jax.random.split(jax.random.key(0), PAIRS)
-        found = np.asarray([numbers(params, batch, noise, key) for key in keys], np.float64)
+        found = np.asarray([numbers(params, piece, noise, key) for key in keys], np.float64)
         if not np.isfinite(found).all():
             return None, False
         slope_size = np.abs(found[:, 2:]).max()

@@ -79,8 +79,12 @@ def spread(num_examples: int, count: int) -> np.ndarray:
 
 
 def at(batch: Batch, places: np.ndarray) -> Batch:
-    """The examples at these places."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], batch)
+    """The examples at these places, the only ones that go to a device."""
+
+    def take(leaf: Any) -> jax.Array:
+        return jnp.asarray((leaf if isinstance(leaf, np.ndarray) else jnp.asarray(leaf))[places])
+
+    return jax.tree.map(take, batch)
 
 
 def with_noise(params: Params, noise: ArrayLike, key: jax.Array | None = None) -> Params:

@@ -108,16 +108,17 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> Mixing | None:
     places = spread(size, 2 * half)
     again = np.arange(2 * half)[: half - 1 : -1]
 
+    piece = at(batch, places)
+
     @jax.jit
-    def losses_of(params, batch, noise):
+    def losses_of(params, piece, noise):
         theta = with_noise(params, noise)
-        piece = at(batch, places)
         part = jax.tree.map(lambda leaf: leaf[again], piece)
         return loss_fn(theta, piece)[again], loss_fn(theta, part)
 
     # With a last layer of zeros all losses are the same, whatever the batch: so with noise too.
     def look(noise: float) -> tuple[Mixing | None, bool]:
-        together, alone = losses_of(params, batch, noise)
+        together, alone = losses_of(params, piece, noise)
         tolerance = _tolerance(together.dtype)
         together, alone = (np.asarray(losses, np.float64) for losses in (together, alone))
         if not (np.isfinite(together).all() and np.isfinite(alone).all()):

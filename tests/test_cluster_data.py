@@ -1,5 +1,7 @@
 """Runs of several processes: the first one reads the data, and sends the others their examples."""
 
+import os
+
 import numpy as np
 import pytest
 from command_line import NOISY, read_metrics
@@ -43,6 +45,21 @@ def test_the_first_process_alone_reads_the_data(tmp_path, config, flags):
             assert measured[0] == pytest.approx(measured[1], rel=1e-5)
     said = (tmp_path / "two.1.log").read_text()
     assert "text to train on" not in said
+
+
+@pytest.mark.slow
+def test_other_initial_parameters_are_refused(tmp_path, monkeypatch):
+    """The data are the first one's, and theta_0 each process's own."""
+    draws = tmp_path / "sitecustomize.py"
+    draws.write_text(
+        "import os\n"
+        "if os.environ.get('JAX_PROCESS_ID') == '1':\n"
+        "    os.environ['JAX_DEFAULT_PRNG_IMPL'] = 'rbg'\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    cluster = Cluster(tmp_path / "run", 2, 1, *NOISY, config="noisy_labels", settings=())
+    assert cluster.wait() == [1, 1]
+    assert "other data or initial parameters" in cluster.last_lines()[1]
 
 
 @pytest.mark.slow

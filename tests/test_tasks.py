@@ -142,6 +142,27 @@ def get_task():
 """
 
 
+def test_two_sets_may_be_the_same_object(tmp_path):
+    config = tmp_path / "mine.py"
+    changes = "(lambda same: {'desired': same, 'validation': same})(points(4))"
+    config.write_text(TASK.format(changes=changes, task=GOOD, share=0))
+    result = call("run", config, "--workdir", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["np.float64", "np.float32"])
+def test_numpys_wide_numbers_are_the_data_that_are_computed_with(tmp_path, dtype):
+    """So a run goes on whether a task hands them over as such or as JAX's arrays."""
+    config, digests = tmp_path / "mine.py", []
+    for make in ("jnp.asarray", f"(lambda x: np.asarray(x, {dtype}))"):
+        changes = "{name: " + make + "(points(8)) for name in ('train', 'test')}"
+        config.write_text(TASK.format(changes=changes, task=GOOD, share=0))
+        result = call("run", config, "--workdir", tmp_path / make[:5])
+        assert result.returncode == 0, result.stderr
+        digests.append(json.loads((tmp_path / make[:5] / "data.json").read_text())["sha256"])
+    assert digests[0] == digests[1]
+
+
 def test_settings_of_every_type_are_recognised_again(tmp_path):
     (tmp_path / "beside.py").write_text(
         "import numpy as np\n"

@@ -48,6 +48,11 @@ def has_peers() -> bool:
     return _Here.channel is not None
 
 
+def num_here() -> int:
+    """Processes of the run on this host, asked by the first one; 1 without others."""
+    return 1 if _Here.channel is None else _Here.channel.num_here()
+
+
 def leaves_to_first(command: str) -> bool:
     """Whether a launcher has started others for a command that one process does; says so."""
     try:
@@ -137,7 +142,8 @@ def send_rows(rows: Any, parts: Mapping[int, Sequence[slice]]) -> list[np.ndarra
     if number == 0:
         for peer, wanted in sorted(parts.items()):
             if peer:
-                channel.send([np.ascontiguousarray(rows[part]) for part in wanted], peer)
+                parts_of_peer = (np.ascontiguousarray(rows[part]) for part in wanted)
+                channel.send([part.reshape(-1).view(np.uint8) for part in parts_of_peer], peer)
         return [rows[part] for part in parts[0]]
     found = []
     for part in parts[number]:

@@ -49,6 +49,10 @@ class Channel:
             for value in values if only in (None, peer.number) else ():
                 self._send(peer, _VALUE, value)
 
+    def num_here(self) -> int:
+        """This process and its peers on the same host."""
+        return 1 + sum(peer.host == socket.gethostname() for peer in self._peers)
+
     def receive(self) -> bytearray:
         """The next value that the first process tells; waits for it."""
         return self._values.get()

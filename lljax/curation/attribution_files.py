@@ -13,6 +13,7 @@ from lljax.artifacts.reading import Unreadable, read_json
 from lljax.attribution import Measure
 from lljax.curation.results import own_origins
 from lljax.curation.writers import ENDINGS, open_writer
+from lljax.engine.claim import FREE
 from lljax.engine.differences import differences
 from lljax.engine.metrics import number
 from lljax.engine.summary import made_by
@@ -99,7 +100,12 @@ def check_folder(folder: Path, about: Mapping[str, Any]) -> None:
         before = read_json(path)["settings"]
     except (OSError, Unreadable, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}). Give another --workdir.") from error
-    if differing := differences(schema.flatten(before), schema.flatten(about)):
+    free = {f"config.{name}" for name in FREE}
+    both = (
+        {name: value for name, value in schema.flatten(of).items() if name not in free}
+        for of in (before, about)
+    )
+    if differing := differences(*both):
         raise UserError(
             f"--workdir {folder} holds scores of another command: {'; '.join(differing)}. Give a "
             f"--workdir of its own."

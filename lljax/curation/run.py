@@ -53,7 +53,10 @@ def execute(experiment: Experiment, workdir: Workdir, claim: Claim) -> None:
     claim.compare_data(fingerprint(problem), problem.provenance)
     family = build_family(config, problem)
     with placement.context():
-        found = _optimize(experiment, problem, placement, family, workdir, claim, makers)
+        placed = placement.problem(problem)
+        if placement.num_devices == 1:  # whose arrays can be read here: one copy is enough
+            problem = placed
+        found = _optimize(experiment, problem, placed, placement, family, workdir, claim, makers)
     _write_results(experiment, problem, placement, workdir, found)
 
 
@@ -74,14 +77,15 @@ class Found(NamedTuple):
 def _optimize(
     experiment: Experiment,
     problem: PolicyProblem,
+    placed: PolicyProblem,
     placement: Placement,
     family: Family,
     workdir: Workdir,
     claim: Claim,
     makers: Mapping[str, Maker],
 ) -> Found:
-    """All that is computed of a run."""
-    config, placed = experiment.config, placement.problem(problem)
+    """All that is computed of a run: of a problem that is placed, and as it was before."""
+    config = experiment.config
     # By the memory of the first host: all have to run the same programs.
     plan = cluster.from_first(lambda: plan_runs(problem, config, placement))
     source = RunSource(config, problem)

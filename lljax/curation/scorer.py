@@ -169,7 +169,7 @@ def shares_of(scores: np.ndarray, least: float = 1.0) -> np.ndarray:
         flattened, w_n to a power below 1, until it is this: a scorer that was found on more
         examples would train on too few of so few. Half of them at most are asked for.
     """
-    scores = scores.astype(np.float64) - scores.max()
+    scores = np.maximum(scores.astype(np.float64) - scores.max(), -700)  # no 0 times infinity
     wanted = min(least, len(scores) / 2)
 
     def powered(power: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from lljax.safe_text import printable
 from lljax.tasks.problem import Experiment
 
 # Settings that change how a run goes, not what comes out of it.
-_FREE = (
+FREE = (
     *("inner.memory", "inner.memory_budget_gb", "inner.starts", "policy.memory"),
     *("outer.checkpoint_seconds", "trackers"),
     *("mesh.devices", "mesh.params", "mesh.stuck_minutes"),  # to rounding
@@ -50,7 +50,7 @@ class Claim:
         self._workdir = workdir
         self._wanted = experiment.settings()
         self._hidden = experiment.hidden_digest()
-        self._free = {*_FREE, *experiment.task.free_settings}
+        self._free = {*FREE, *experiment.task.free_settings}
         self._replaces: list[str] = []  # in what the run differs whose place this one takes
         self.settings = self._binding(self._wanted)
         self.is_dense = experiment.config.policy.is_dense

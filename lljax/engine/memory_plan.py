@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import jax
 import psutil
 
+from lljax import cluster
 from lljax.engine.placement import AXIS, ONE_DEVICE, Placement
 from lljax.errors import UserError
 from lljax.memory import (
@@ -47,7 +48,7 @@ class MemoryPlan:
       policy_arrays: of the form [T, N] that the hosts hold in blocks of rows in the worst moment;
         0: the devices have the policy.
       policy_held_bytes: of one of them in a process's memory.
-      starts_on_disk: the states in which segments start are on the disk, all but one.
+      starts_on_disk: the states in which segments start are on the disk.
     """
 
     mode: Mode
@@ -119,7 +120,7 @@ class MemoryPlan:
     def host_bytes(self, mode: Mode) -> int:
         """A process's memory for the segments' first states, for policies in blocks of rows, and
         for what is off-loaded."""
-        starts = self.whole_state_bytes if self.starts_on_disk else self.starts_bytes
+        starts = 2 * self.whole_state_bytes if self.starts_on_disk else self.starts_bytes
         policies = self.policy_arrays * self.policy_held_bytes
         kept = self.num_steps * self.record_bytes * self.num_local
         return starts + policies + (kept if mode == "offload" else 0)
@@ -171,7 +172,8 @@ def plan_memory(
     )
     on_disk = inner.starts == "disk"
     if inner.starts == "auto":
-        on_disk = plan.starts_bytes > free_host_memory() // 2
+        # A trial and a look may hold them at once, in each process of this host.
+        on_disk = 2 * plan.starts_bytes * cluster.num_here() > free_host_memory() // 2
     plan = dataclasses.replace(plan, starts_on_disk=on_disk)
     return dataclasses.replace(plan, mode=choose_mode(plan, inner))
 

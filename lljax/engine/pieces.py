@@ -20,8 +20,9 @@ def segments_of(problem: PolicyProblem, inner: InnerConfig, **more: Any) -> llja
 
 def watched(problem: PolicyProblem) -> dict[str, Batch]:
     """The sets whose loss a sweep follows beside the objective, which may be the desired set."""
-    batches = {name: getattr(problem, name) for name in ("desired", "validation")}
-    return {name: batch for name, batch in batches.items() if batch is not problem.objective}
+    is_desired = problem.objective is problem.desired  # then it is followed as the objective
+    others = ("validation",) if is_desired else ("desired", "validation")
+    return {name: getattr(problem, name) for name in others}
 
 
 def rows_of(inputs: StepInputs, steps: slice) -> StepInputs:

@@ -62,12 +62,10 @@ class Placement:
     def problem(self, problem: PolicyProblem) -> PolicyProblem:
         """The same problem, each device with its share of the examples."""
         place = self._send if problem.read_by_first else self.examples
-        batches = {name: getattr(problem, name) for name in (*SETS, "objective")}
-        placed: dict[int, Any] = {}  # two of them may be the same, and stay so
-        for batch in batches.values():
-            if id(batch) not in placed:
-                placed[id(batch)] = place(batch)
-        sets = {name: placed[id(batch)] for name, batch in batches.items()}
+        # By name, so that all processes send and receive the same ones in the same order.
+        sets = {name: place(getattr(problem, name)) for name in SETS}
+        is_desired = problem.objective is problem.desired  # and stays so
+        sets["objective"] = sets["desired"] if is_desired else place(problem.objective)
         return dataclasses.replace(problem, **sets, params=self.state(problem.params))
 
     def columns(self, tree: Any) -> Any:

@@ -91,18 +91,24 @@ class Smoothness(NamedTuple):
 def smoothness_of(reruns: Reruns, seed: int, base: Sweep | None = None) -> Smoothness:
     """Three runs in a random direction; `base`, the one at uniform weights, if it is there."""
     direction = np.asarray(trust.random_direction(jax.random.key(seed), reruns.num_train))
-    sweeps = [base] if base is not None else []
-    for number_of in range(len(sweeps), 3):
+
+    def outcome(sweep: Sweep) -> tuple[Any, Any]:
+        """All that is kept of a run, whose states are many."""
+        return [np.array(leaf) for leaf in reruns.end(sweep)], sweep.desired[1:]
+
+    outcomes = [outcome(base)] if base is not None else []
+    for number_of in range(len(outcomes), 3):
         factors = 1 + number_of * STEP * direction
-        sweeps.append(reruns.run(factors, f"how smooth training is, run {number_of + 1} of 3"))
+        label = f"how smooth training is, run {number_of + 1} of 3"
+        outcomes.append(outcome(reruns.run(factors, label)))
 
     def score(outcomes: list[Any]) -> float | None:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes)
         return number(cluster.from_first(lambda: np.asarray(trust.sign_agreement(stacked))))
 
     return Smoothness(
-        score([reruns.end(sweep) for sweep in sweeps]),
-        score([sweep.desired[1:] for sweep in sweeps]),
+        score([params for params, _ in outcomes]),
+        score([losses for _, losses in outcomes]),
         STEP,
         trust.SMOOTH,
     )

@@ -62,6 +62,7 @@ class DiskStarts:
     def __getitem__(self, index: int) -> list[np.ndarray]:
         if self._newest is not None and self._newest[0] == index:
             return self._newest[1]
+        self._newest = None  # the backward sweep has left it behind
         return self._read(index)
 
     def __setitem__(self, index: int, leaves: Sequence[np.ndarray]) -> None:
@@ -80,6 +81,7 @@ class DiskStarts:
         try:
             return read_start(self._folder, index, self.template, self._owner)
         except Damaged as error:
+            self._folder.remove(index)  # so that it is missed when the run goes on
             raise RunFailed(
                 f"{self._folder.path(index)} is damaged: {error}. The same command makes the "
                 f"states again that this meta-gradient needs."
@@ -98,6 +100,11 @@ def read_start(
       Damaged: it is not as it was written, or another owner's.
     """
     leaves, found = folder.restore(index, template)
+    check_owner(found, owner)
+    return leaves
+
+
+def check_owner(found: Mapping[str, Any], owner: Mapping[str, Any]) -> None:
+    """Damaged unless one that was found is this owner's."""
     if found != owner:
         raise Damaged("it is the start of another sweep")
-    return leaves

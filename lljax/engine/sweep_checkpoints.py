@@ -16,7 +16,7 @@ from lljax.engine.host_arrays import fetch
 from lljax.engine.progress import log
 from lljax.engine.row_blocks import RowBlocks
 from lljax.engine.row_files import RowFiles
-from lljax.engine.starts import DiskStarts, read_start
+from lljax.engine.starts import DiskStarts, check_owner, read_start
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.workdir import ROWS, STARTS
 
@@ -151,11 +151,14 @@ class SweepCheckpoints:
             sweep = dataclasses.replace(template, **(arrays | in_blocks | on_disk))
             for index in _done(sweep, gradient) if in_blocks else ():
                 self._read_block(index)
-            for index in range(sweep.forward + 1):
+            for index in range(sweep.forward + 1 - sweep.backward):
                 place = self._starts.path(index)
-                leaves = read_start(self._starts, index, template.starts.template, self._owner)
-                if not template.starts.is_on_disk:  # else it stays there
-                    sweep.starts[index] = leaves
+                if template.starts.is_on_disk:  # where it is read, and checked, when it is needed
+                    check_owner(self._starts.record(index), self._owner)
+                    continue
+                sweep.starts[index] = read_start(
+                    self._starts, index, template.starts.template, self._owner
+                )
         except Damaged as error:
             log(f"warning: {place} is damaged and is not used: {error}")
             return None

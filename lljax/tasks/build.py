@@ -55,9 +55,11 @@ def build_problem(experiment: Experiment, on_host: bool = False) -> PolicyProble
     else:
         _check(problem, task.name, config)
     # NumPy's arrays would go to the device again in every call.
-    arrays = {name: getattr(problem, name) for name in ("params", *(() if on_host else SETS))}
-    arrays = jax.tree.map(jnp.asarray, arrays)
-    problem = dataclasses.replace(problem, **arrays, num_symbols=int(problem.num_symbols))
+    sets = {name: getattr(problem, name) for name in SETS}
+    sets = jax.tree.map(_as_computed if on_host else jnp.asarray, sets)
+    params = jax.tree.map(jnp.asarray, problem.params)
+    count = int(problem.num_symbols)
+    problem = dataclasses.replace(problem, **sets, params=params, num_symbols=count)
     share, desired_loss_fn = config.outer.train_share, problem.desired_loss_fn or problem.loss_fn
     if share and (problem.desired_loss_fn or _form(problem.train) != _form(problem.desired)):
         raise UserError(
@@ -84,17 +86,19 @@ def build_problem(experiment: Experiment, on_host: bool = False) -> PolicyProble
 
 def fingerprint(problem: Problem, with_params: bool = True) -> str:
     """A hash of all that a run is made of beside its config: the data and theta_0."""
-    if problem.read_by_first:
-        return cluster.from_first(lambda: _fingerprint(problem, with_params))
-    return _fingerprint(problem, with_params)
+    sets = [problem.train, problem.desired, problem.validation, problem.test]
+    trees: list[Any] = [*sets, problem.params] if with_params else sets
+    if not problem.read_by_first:
+        return _digest(trees)
+    # The data are the first one's, and theta_0 each process's own: one with another shows it.
+    found = cluster.from_first(lambda: (_digest(trees), _digest(problem.params)))
+    own = _digest(problem.params)
+    return found[0] if own == found[1] or not with_params else f"{found[0]}, theta_0 {own}"
 
 
-def _fingerprint(problem: Problem, with_params: bool) -> str:
+def _digest(trees: Any) -> str:
     digest = hashlib.sha256()
-    sets: list[Any] = [problem.train, problem.desired, problem.validation, problem.test]
-    if with_params:
-        sets.append(problem.params)
-    for leaf in jax.tree.leaves(sets):
+    for leaf in jax.tree.leaves(trees):
         array = np.asarray(leaf)
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).data)
@@ -212,6 +216,14 @@ def _with_train_share(desired: Batch, train: Batch, share: float) -> WeightedExa
     )
     both = jax.tree.map(_together, desired, train)
     return WeightedExamples(both, weights.astype(jnp.result_type(float)))
+
+
+def _as_computed(leaf: Any) -> Any:
+    """An array in the host's memory, of the dtype that it has on a device."""
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return leaf
+    array = np.asarray(leaf)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def _together(first: Any, second: Any) -> Any:

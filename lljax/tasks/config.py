@@ -58,7 +58,7 @@ class InnerConfig:
     starts: Literal["auto", "host", "disk"] = "auto"
     """Where the first state of each segment is kept: in the host's memory, or on the disk of the
     workdir, which reads it again when the backward sweep needs it; auto takes the disk where they
-    are more than half of the free memory."""
+    are more than a quarter of the free memory."""
     segments: int | None = None
     """The T steps are cut into at most this many pieces, between which a run can be resumed; about
     sqrt(T) when not given, which needs the least memory when states are recomputed."""

@@ -110,6 +110,9 @@ def _require_memory(config: TransformerConfig) -> None:
         f"x {width} parameters of 4 bytes",
         "model.width, model.num_layers, data.vocab_size or data.context",
     )
+
+
+def _require_memory_for(data: TextData) -> None:
     sequences = sum(getattr(data, name) or 0 for name in SIZES)
     require_memory(
         4 * sequences * (data.context + 1),
@@ -144,6 +147,7 @@ def _read(config: TransformerConfig) -> _Read:
     from lljax.data.sequences import deal, load_sequences
 
     data = config.data
+    _require_memory_for(data)
     sequences = load_sequences(data)
     text = sequences.text
     account = TextAccount(text.parts, sequences.counts)
