@@ -206,8 +206,8 @@ def gains(workdir: Path, other: Path, scores: np.ndarray, seeds: int) -> dict[st
     """Of the scorer's and of the static weights, on the other run's examples: AR, share of gain."""
     from lljax.curation.scorer import shares_of
 
-    own = example_weights(workdir).astype(np.float64)
-    effective = np.square(own.sum()) / np.square(own).sum()  # as `lljax transfer` has it
+    own = example_weights(workdir)  # as `lljax transfer` has it
+    effective = float(lljax.effective_sample_size(own / own.sum()))
     weights = [shares_of(scores, effective), example_weights(other)]
     (_, conventional), (by_scorer, auc), (by_static, static_auc) = measured(other, weights, seeds)
     share = (by_scorer - 1) / max(by_static - 1, 1e-9)

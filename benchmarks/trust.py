@@ -10,6 +10,7 @@ that measured it; `--figure` draws benchmarks/figures/trust.png of what is there
 
 import argparse
 import functools
+import statistics
 import time
 import warnings
 from collections.abc import Iterator
@@ -224,7 +225,7 @@ def table(rows: dict[str, Any]) -> str:
     """The cells by their score, with what the rule says of each."""
     lines = [f"{'':<58}{'smooth':>8}{'warned':>8}{'LDS AUC':>9}{'final':>7}{'AUC':>8}  rule"]
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["lds_auc"]):
-        smooth = sorted(row["smoothness"])[1]
+        smooth = statistics.median(row["smoothness"])
         trusts = smooth >= trust.SMOOTH and not row["warned"]
         holds = row["lds_auc"] > PREDICTS if trusts else row["lds_auc"] < FAILS
         between = FAILS <= row["lds_auc"] <= PREDICTS
@@ -244,7 +245,7 @@ def draw(rows: dict[str, Any]) -> None:
         (True, "#d55e00", "warned"),
     ):
         of = [row for row in rows.values() if row["warned"] == warned]
-        x = [sorted(row["smoothness"])[1] for row in of]
+        x = [statistics.median(row["smoothness"]) for row in of]
         axis.plot(x, [row["lds_auc"] for row in of], "o", color=colour, ms=4.5, label=label)
     axis.axvline(trust.SMOOTH, color="#888", lw=0.8, ls="--")
     axis.axhspan(FAILS, PREDICTS, color="#888", alpha=0.15, lw=0)

@@ -75,6 +75,14 @@ def call(*arguments) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
+def assert_same_steps(workdir: Path, expected: Path, *free: str) -> None:
+    """The same bytes of the policy, and the same metrics but for the seconds and what is `free`."""
+    assert (workdir / "policy.npy").read_bytes() == (expected / "policy.npy").read_bytes()
+    left_out = dict.fromkeys(("seconds", *free))
+    for line, other in zip(*map(read_metrics, (workdir, expected)), strict=True):
+        assert line | left_out == other | left_out
+
+
 def run_without_report(workdir: Path, *flags) -> Path:
     """The run of a command line without its report, which takes longer than so small a run."""
     arguments = [*SMALL, *map(str, flags)]

@@ -47,6 +47,51 @@ def test_the_first_process_alone_reads_the_data(tmp_path, config, flags):
     assert "text to train on" not in said
 
 
+OWN = """
+import dataclasses, typing
+import jax.numpy as jnp, numpy as np
+from lljax import cluster, tasks
+from lljax.tasks.sharing import read_examples, shapes_of
+
+class Read(typing.NamedTuple):
+    sets: dict
+
+    def elsewhere(self):
+        return Read(shapes_of(self.sets))
+
+def read():
+    def points(count):
+        x = np.linspace(-1, 1, count)  # float64, as NumPy has it
+        return {"x": x, "y": 2 * x}
+    same = points(4)
+    return Read({"train": points(8), "desired": points(12), "validation": same, "test": same})
+
+def build(config):
+    return tasks.Problem(
+        loss_fn=lambda w, batch: (batch["x"] * w - batch["y"]) ** 2, params=jnp.zeros(()),
+        optimizer=tasks.inner_optimizer(config.inner), num_symbols=2,
+        read_by_first=cluster.has_peers(), **read_examples(read).sets)
+
+def get_config():
+    return tasks.ExperimentConfig(
+        inner=tasks.InnerConfig(num_steps=5), outer=tasks.OuterConfig(num_steps=2))
+
+def get_task():
+    return tasks.Task("points", tasks.ExperimentConfig, build)
+"""
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_may_read_in_the_first_process_alone(tmp_path):
+    """With NumPy's wide numbers, and two sets that are one object there."""
+    config = tmp_path / "own.py"
+    config.write_text(OWN)
+    options = {"config": str(config), "settings": ()}
+    two = finish(tmp_path / "two", 2, 2, **options)
+    one = finish(tmp_path / "one", 1, 4, **options)
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_other_initial_parameters_are_refused(tmp_path, monkeypatch):
     """The data are the first one's, and theta_0 each process's own."""

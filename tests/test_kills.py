@@ -13,9 +13,9 @@ from command_line import (
     ACTIVE,
     RUN,
     assert_refused,
+    assert_same_steps,
     call,
     kill_when,
-    read_metrics,
     run_process,
     start,
     start_to_be_killed,
@@ -43,12 +43,9 @@ def kill_after_line(line, *arguments):
 
 
 def assert_same_ends(workdir, undisturbed):
-    assert (workdir / "policy.npy").read_bytes() == (undisturbed / "policy.npy").read_bytes()
-    lines, laws = [], []
-    for folder in (workdir, undisturbed):
-        lines.append([line | {"seconds": 0} for line in read_metrics(folder)])
-        laws.append(json.loads((folder / "summary.json").read_text())["learning_law"])
-    assert lines[0] == lines[1]
+    assert_same_steps(workdir, undisturbed)
+    summaries = [(folder / "summary.json").read_text() for folder in (workdir, undisturbed)]
+    laws = [json.loads(summary)["learning_law"] for summary in summaries]
     assert laws[0] == laws[1]
     assert not (workdir / "sweep").exists()
     assert not (workdir / "look").exists()

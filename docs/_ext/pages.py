@@ -22,6 +22,7 @@ import json
 import os
 import posixpath
 import re
+import statistics
 import textwrap
 import typing
 from pathlib import Path
@@ -198,7 +199,7 @@ def _trust(app):
     text += "|---|---|---|---|\n"
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["lds_auc"]):
         warned = ", warned of" if row["warned"] else ""
-        smooth = sorted(row["smoothness"])[len(row["smoothness"]) // 2]
+        smooth = statistics.median(row["smoothness"])
         text += (
             f"| {name}{warned} | {smooth:.2f} | {row['lds_auc']:.2f} | {row['lds_final']:.2f} |\n"
         )

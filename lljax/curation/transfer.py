@@ -157,7 +157,7 @@ def _shares(run: Run, problem: PolicyProblem, is_unseen: bool) -> np.ndarray:
         rows = _of_groups(run, rows, problem)
     elif is_unseen and family == "scorer" and problem.featurize is not None:
         # As many examples count as in the run.
-        effective = 1 / np.square(rows.mean(axis=0) / rows.mean(axis=0).sum()).sum()
+        effective = float(lljax.effective_sample_size(rows.mean(axis=0)))
         rows = shares_of(seen_of(problem).scores(run.scorer()), effective)[None]
     elif is_unseen:
         rows = np.zeros((1, problem.num_train))

@@ -13,8 +13,6 @@ from lljax.errors import RunFailed
 class HostStarts:
     """All of them, whole, in each process's memory."""
 
-    is_on_disk = False
-
     def __init__(self, leaves: Sequence[Any], count: int):
         """Of so many states with leaves of these shapes and dtypes."""
         self._arrays = [np.zeros((count, *leaf.shape), leaf.dtype) for leaf in leaves]
@@ -41,8 +39,6 @@ class DiskStarts:
 
     The newest is in memory as well: a forward sweep needs no other, and no folder.
     """
-
-    is_on_disk = True
 
     def __init__(self, leaves: Sequence[Any], count: int):
         """As of `HostStarts`."""

@@ -73,7 +73,7 @@ class SweepCheckpoints:
         if not self._is_due(started):
             return
         outer.wait()  # the sweep is of no use without the outer step before it
-        if not sweep.starts.is_on_disk:
+        if not isinstance(sweep.starts, DiskStarts):
             for index in range(self._num_starts, sweep.forward + 1):
                 self._starts.save(index, sweep.starts[index], self._owner)
             self._num_starts = sweep.forward + 1
@@ -147,13 +147,13 @@ class SweepCheckpoints:
             arrays, _ = self._files.restore(number, _alone(template))
             gradient = template.policy_grad
             in_blocks = {"policy_grad": None} if isinstance(gradient, RowBlocks) else {}
-            on_disk = {"starts": None} if template.starts.is_on_disk else {}
+            on_disk = {"starts": None} if isinstance(template.starts, DiskStarts) else {}
             sweep = dataclasses.replace(template, **(arrays | in_blocks | on_disk))
             for index in _done(sweep, gradient) if in_blocks else ():
                 self._read_block(index)
             for index in range(sweep.forward + 1 - sweep.backward):
                 place = self._starts.path(index)
-                if template.starts.is_on_disk:  # where it is read, and checked, when it is needed
+                if on_disk:  # where it is read, and checked, when it is needed
                     check_owner(self._starts.record(index), self._owner)
                     continue
                 sweep.starts[index] = read_start(

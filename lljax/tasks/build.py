@@ -91,9 +91,9 @@ def fingerprint(problem: Problem, with_params: bool = True) -> str:
     if not problem.read_by_first:
         return _digest(trees)
     # The data are the first one's, and theta_0 each process's own: one with another shows it.
-    found = cluster.from_first(lambda: (_digest(trees), _digest(problem.params)))
     own = _digest(problem.params)
-    return found[0] if own == found[1] or not with_params else f"{found[0]}, theta_0 {own}"
+    found, of_first = cluster.from_first(lambda: (_digest(trees), own))
+    return found if own == of_first or not with_params else f"{found}, theta_0 {own}"
 
 
 def _digest(trees: Any) -> str:
@@ -219,9 +219,11 @@ def _with_train_share(desired: Batch, train: Batch, share: float) -> WeightedExa
 
 
 def _as_computed(leaf: Any) -> Any:
-    """An array in the host's memory, of the dtype that it has on a device."""
-    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+    """An array in the host's memory, or its shape, of the dtype that it has on a device."""
+    if isinstance(leaf, jax.Array):
         return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):  # else another number of bytes would be awaited
+        return leaf.update(dtype=jax.dtypes.canonicalize_dtype(leaf.dtype))
     array = np.asarray(leaf)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
