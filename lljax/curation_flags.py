@@ -82,12 +82,12 @@ def score(arguments: Sequence[str]) -> None:
     def read(
         workdir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
         data: ScoreData = default,
-        format: Format = "jsonl",
+        format: Format | None = None,
         out: Path | None = None,
         keep: float | None = None,
         sample: int | None = None,
         seed: int = 0,
-    ) -> tuple[Path, ScoreData, Any, Path | None, dict[str, Any]]:
+    ) -> tuple[Path, ScoreData, Format | None, Path | None, dict[str, Any]]:
         """Weigh documents that the run has not seen, however many there are.
 
         They are written in their order, with rank, score, weight and the probability by which to
@@ -96,7 +96,8 @@ def score(arguments: Sequence[str]) -> None:
         Args:
             workdir: what `lljax run` wrote, with --policy.family scorer
             data: what to score
-            format: of the file; an ArrayRecord holds a JSON object a record
+            format: of the file, when its ending does not say it; an ArrayRecord holds a JSON object
+                a record
             out: the file; DIR/scored.FORMAT when not given
             keep: only the best documents, this share of them
             sample: so many different documents, drawn by weight
@@ -106,9 +107,10 @@ def score(arguments: Sequence[str]) -> None:
 
     workdir, data, form, out, choice = read_flags(read, prog="lljax score", arguments=arguments)
     workdir = without_tilde(workdir)
-    path = workdir / f"scored{ENDINGS[form]}" if out is None else without_tilde(out)
+    default_path = workdir / f"scored{ENDINGS[form or 'jsonl']}"
+    path = default_path if out is None else without_tilde(out)
     with in_words("score", workdir):
-        done = score(workdir, data, form, path, **choice)
+        done = score(workdir, data, path, form, **choice)
     quantiles = " ".join(f"{value:.2f}" for value in done.quantiles)
     print(
         printable(

@@ -150,6 +150,11 @@ def test_export_ranks_and_samples(finished, tmp_path):
     assert_refused(call("export", workdir, "--sample", "9999"), "--sample must be from 1 to")
     assert_refused(call("export", workdir, "--keep", "2"), "--keep must be a share in (0, 1]")
     assert_refused(call("export", tmp_path), "holds no config.json")
+    like_a_file = call("export", workdir, "--out", tmp_path / "kept.csv")
+    assert_refused(like_a_file, "--out must be a folder", f"--out {tmp_path / 'kept'} --format csv")
+    (tmp_path / "kept").write_text("mine")
+    assert_refused(call("export", workdir, "--out", tmp_path / "kept"), "which is a file")
+    assert (tmp_path / "kept").read_text() == "mine"
 
 
 def test_score_weighs_what_the_run_has_not_seen(finished, tmp_path):
@@ -174,6 +179,13 @@ def test_score_weighs_what_the_run_has_not_seen(finished, tmp_path):
     call("score", workdir, "--data.path", path, "--out", out, "--keep", "0.1")
     kept = read(out)
     assert sorted(row["rank"] for row in kept) == [*range(1, 7)]
+    given = ("score", workdir, "--data.path", path)
+    assert call(*given, "--out", tmp_path / "scored.csv").returncode == 0
+    assert (tmp_path / "scored.csv").read_text(encoding="utf-8").startswith("rank,index,")
+    differing = call(*given, "--out", out, "--format", "parquet")
+    assert_refused(differing, "--format must fit --out: got parquet and scored.jsonl")
+    assert_refused(call(*given, "--out", tmp_path), "--out must be a file", "is a folder")
+    assert_refused(call(*given, "--out", path), "--out must not be what is to be scored")
     assert_refused(call("score", workdir), "--data.path must say what to score")
     assert_refused(call("score", workdir, "--data.path", tmp_path / "no.txt"), "there is no file")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lljax.curation.choice import COLUMNS, check_choice, choose
 from lljax.curation.loaded import Data, load_run
-from lljax.curation.writers import ENDINGS, Format, open_writer
+from lljax.curation.writers import ENDINGS, Format, check_folder, open_writer
 from lljax.data.progress import Progress
 
 _ROWS = 1024  # at once
@@ -45,9 +45,12 @@ def export(
       seed: of that.
 
     Raises:
-      UserError: the run has no weights of documents, or the numbers do not fit.
+      UserError: the run has no weights of documents, the numbers do not fit, or the folder is
+        the name of a file.
     """
     check_choice(keep, sample)
+    if folder is not None:
+        check_folder(folder)
     data = load_run(workdir).data
     ranked = np.argsort(-data.weights, kind="stable")
     chosen = choose(ranked, data.probabilities, keep, sample, seed)

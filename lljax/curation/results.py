@@ -63,7 +63,7 @@ def summarise(
         **summary.describe(problem),
         "runs": {
             "acceleration_ratios": ratios(measured["conventional"], measured["optimized"]),
-            "effective_sample_size": number(1 / np.square(mean_share).sum()),
+            "effective_sample_size": number(lljax.effective_sample_size(mean_share)),
         },
     }
     if "oracle" in measured:

@@ -15,7 +15,7 @@ from lljax.artifacts.schema import lookup
 from lljax.curation.choice import COLUMNS, check_choice, choose
 from lljax.curation.loaded import Run, load_run
 from lljax.curation.scorer import LEAST, MOST, Scorer
-from lljax.curation.writers import Format, open_writer
+from lljax.curation.writers import Format, named_format, open_writer
 from lljax.data.files import Document
 from lljax.data.ngrams import count_ngrams
 from lljax.data.progress import Progress, log
@@ -73,8 +73,8 @@ def default_data(workdir: Path) -> ScoreData:
 def score(
     workdir: Path,
     data: ScoreData,
-    form: Format,
     path: Path,
+    form: Format | None = None,
     keep: float | None = None,
     sample: int | None = None,
     seed: int = 0,
@@ -84,18 +84,22 @@ def score(
     Args:
       workdir: of a finished run with a scorer.
       data: what to score.
-      form: of the file.
       path: the file that is written.
+      form: of the file; None: what its ending says, or JSON lines.
       keep: write only the best documents, this share of them.
       sample: write so many different documents, drawn by weight.
       seed: of that.
 
     Raises:
-      UserError: the run has no scorer, the data cannot be read, or the numbers do not fit.
+      UserError: the run has no scorer, the data cannot be read, the numbers do not fit, or `path`
+        is a folder, what is to be scored, or of another format than `form`.
     """
     if data.path is None:
         raise UserError("--data.path must say what to score: a file, a folder, a URL or tfds:NAME.")
     check_choice(keep, sample)
+    form = named_format(path, form)
+    if path.exists() and Path(data.path).exists() and path.samefile(data.path):
+        raise UserError(f"--out must not be what is to be scored; got {path} for both.")
     run = load_run(workdir)
     scorer, tokenizer, context = run.scorer(), _tokenizer(run), lookup(run.config, "data.context")
     settings = TextSettings(**dataclasses.asdict(data), context=context)

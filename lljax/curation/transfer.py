@@ -183,7 +183,7 @@ def _of_groups(run: Run, rows: np.ndarray, problem: PolicyProblem) -> np.ndarray
 def _arms(problem: PolicyProblem, shares: np.ndarray, seeds: int) -> dict[str, list[np.ndarray]]:
     """The distributions of each arm, one for each seed."""
     count = problem.num_train
-    effective = max(1, min(count, round(1 / float(np.square(shares.mean(axis=0)).sum()))))
+    effective = max(1, min(count, round(float(lljax.effective_sample_size(shares.mean(axis=0))))))
     rng = np.random.Generator(np.random.PCG64(effective))
     random = []
     for _ in range(seeds):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from lljax.artifacts.failures import cannot_write
+from lljax.errors import UserError
 
 Format = Literal["jsonl", "csv", "parquet", "arrayrecord"]
 ENDINGS: Mapping[Format, str] = {
@@ -20,6 +21,44 @@ ENDINGS: Mapping[Format, str] = {
     "parquet": ".parquet",
     "arrayrecord": ".array_record",
 }
+
+
+def named_format(path: Path, form: Format | None) -> Format:
+    """The format of the file `--out`: as `--format` or its ending has it, or else JSON lines.
+
+    Raises:
+      UserError: the two name different formats, or the path is a folder.
+    """
+    if path.is_dir():
+        raise UserError(
+            f"--out must be a file, and {path} is a folder. Name a file in it, such as "
+            f"{path / 'scored.jsonl'}."
+        )
+    by_ending = _by_ending(path)
+    if form is not None and by_ending not in (None, form):
+        raise UserError(
+            f"--format must fit --out: got {form} and {path.name}, which ends like {by_ending}. "
+            f"Leave --format out, or end the name with {ENDINGS[form]}."
+        )
+    return form or by_ending or "jsonl"
+
+
+def check_folder(path: Path) -> None:
+    """UserError where the `--out` of files with names of their own is a file, or looks like one."""
+    if path.is_dir():
+        return
+    ending = _by_ending(path)
+    if path.exists() or ending is not None:
+        folder = path.with_suffix("")
+        raise UserError(
+            f"--out must be a folder, for a file of documents and one of their pieces; got {path}, "
+            f"which {'is a file' if path.exists() else 'ends like a file'}. For example: "
+            f"--out {folder}{f' --format {ending}' if ending else ''}."
+        )
+
+
+def _by_ending(path: Path) -> Format | None:
+    return next((form for form, ending in ENDINGS.items() if path.suffix == ending), None)
 
 
 class Writer(Protocol):
