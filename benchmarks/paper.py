@@ -26,7 +26,7 @@ import optax
 
 import lljax
 from benchmarks import machine, output
-from benchmarks.paper_claims import page
+from benchmarks.paper_claims import RUNS, page
 from lljax.tasks.perceptron import LabelledInputs, perceptron_loss
 
 Row = tuple[str, Callable[[int], dict[str, float]]]  # (name, what a seed makes of it)
@@ -80,7 +80,7 @@ class Job(NamedTuple):
 
 
 def runs(job: Job) -> Iterator[Row]:
-    for config in ("perceptron", "transformer_small"):
+    for config in RUNS:
         yield config, functools.partial(run, job.work, config)
 
 
