@@ -6,6 +6,7 @@ along a direction u by something else than g . u. Forward over reverse takes bot
 Shapes do not show it, so it is tried on a few examples, in a few directions.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -62,10 +63,16 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> WrongRule | None:
 
     piece = at(batch, places)
 
-    @jax.jit
-    def numbers(params, piece, noise, key):
+    lightly = functools.partial(jax.jit, compiler_options=checks.COMPILE_FAST)
+
+    @lightly
+    def start(params, noise, key):
         theta = with_noise(params, noise)
-        u, v, weights = _directions(theta, len(places), key)
+        return theta, *_directions(theta, len(places), key)
+
+    @lightly
+    def along(theta, piece, direction, weights):
+        """The slope of the losses along a direction, their gradient, and its change along it."""
 
         def losses(theta):
             return loss_fn(theta, piece)
@@ -74,18 +81,22 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> WrongRule | None:
             values, pull_back = jax.vjp(losses, theta)
             return pull_back(weights.astype(values.dtype))[0]
 
-        values, slopes = jax.jvp(losses, (theta,), (u,))
-        g, along_u = jax.jvp(gradient, (theta,), (u,))
-        _, along_v = jax.jvp(gradient, (theta,), (v,))
+        values, slopes = jax.jvp(losses, (theta,), (direction,))
         wide = jnp.promote_types(values.dtype, jnp.float32)
         slope = jnp.sum(weights.astype(wide) * slopes.astype(wide))
-        return jnp.stack([_dot(u, along_v), _dot(v, along_u), slope, _dot(g, u)]).astype(wide)
+        return slope, *jax.jvp(gradient, (theta,), (direction,))
+
+    def numbers(noise, key):
+        theta, u, v, weights = start(params, noise, key)
+        slope, g, along_u = along(theta, piece, u, weights)
+        _, _, along_v = along(theta, piece, v, weights)
+        return _dot(u, along_v), _dot(v, along_u), slope, _dot(g, u)
 
     tolerance = _tolerance(jax.eval_shape(loss_fn, params, batch).dtype)
 
     def look(noise: float) -> tuple[WrongRule | None, bool]:
         keys = jax.random.split(jax.random.key(0), PAIRS)
-        found = np.asarray([numbers(params, piece, noise, key) for key in keys], np.float64)
+        found = np.asarray([numbers(noise, key) for key in keys], np.float64)
         if not np.isfinite(found).all():
             return None, False
         slope_size = np.abs(found[:, 2:]).max()

@@ -15,6 +15,9 @@ import numpy as np
 
 from lljax.types import Batch, LossFn, Params, ZeroWeight
 
+COMPILE_FAST: dict[str, str | bool | int | float] = {"xla_backend_optimization_level": 0}
+"""`compiler_options` of jax.jit for a program that runs once or twice: compiling is its time."""
+
 
 def num_examples(batch: Batch, name: str) -> int:
     """The shared leading axis of a batch; ValueError when there is none or it is empty."""

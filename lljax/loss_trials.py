@@ -45,7 +45,7 @@ class Findings(Generic[Found]):
                 return known[key]
         except TypeError:  # a function or structure that cannot be looked up is tried each time
             known = {}
-        with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
+        with jax.core.eval_context(), jax.default_matmul_precision("highest"):
             try:
                 known[key] = look(lambda *both: loss_fn(*both, *rest), params, batch)
             except Exception:
@@ -90,14 +90,17 @@ def at(batch: Batch, places: np.ndarray) -> Batch:
 def with_noise(params: Params, noise: ArrayLike, key: jax.Array | None = None) -> Params:
     """Every parameter changed by about `noise` times the size of those in its array, or of 1."""
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(0) if key is None else key, len(leaves))
+    # One draw for all arrays: a program with one for each takes seconds to compile.
+    key = jax.random.key(0) if key is None else key
+    normal = jax.random.normal(key, (sum(leaf.size for leaf in leaves),), jnp.float32)
+    parts = jnp.split(normal, np.cumsum([leaf.size for leaf in leaves])[:-1])
 
-    def add(leaf, key):
+    def add(leaf, part):
         size = jnp.sqrt(jnp.sum(jnp.square(leaf)) / max(leaf.size, 1))
         scale = jnp.where(size > 0, size, 1) * jnp.asarray(noise, leaf.dtype)
-        return leaf + scale.astype(leaf.dtype) * jax.random.normal(key, leaf.shape, leaf.dtype)
+        return leaf + scale.astype(leaf.dtype) * part.reshape(leaf.shape).astype(leaf.dtype)
 
-    return jax.tree.unflatten(structure, [add(*pair) for pair in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(structure, [add(*pair) for pair in zip(leaves, parts, strict=True)])
 
 
 def form(tree: Any, from_axis: int = 0) -> Hashable:
@@ -114,3 +117,4 @@ def is_concrete(tree: Any) -> bool:
         isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True)
         for leaf in jax.tree.leaves(tree)
     )
+

@@ -5,6 +5,7 @@ backward sweep uses. Training itself shows none of what is found here: its losse
 """
 
 import dataclasses
+import functools
 import operator
 import warnings
 import weakref
@@ -17,6 +18,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from lljax import checks
 from lljax.hyperparams import init_state
 from lljax.train_step import apply_optimizer
 from lljax.types import MetaOptimizer, Params, TrainState
@@ -135,9 +137,14 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
     except TypeError:  # an `update` or a structure that cannot be looked up is checked each time
         known, key = set(), None
     shapes_of = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-    with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+
+    @functools.partial(jax.jit, compiler_options=checks.COMPILE_FAST)
+    def try_updates(one):
+        return _try_updates(optimizer, shapes_of, one)
+
+    with jax.core.eval_context(), jax.numpy_dtype_promotion("standard"):
         try:
-            found = jax.jit(lambda one: _try_updates(optimizer, shapes_of, one))(1.0)
+            found = try_updates(1.0)
             found = {
                 kind: _Found(*values) for kind, values in jax.tree.map(np.asarray, found).items()
             }
