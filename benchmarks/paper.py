@@ -110,6 +110,8 @@ SETTINGS = (
     Setting(desired_noise=0.1),
     Setting(train_noise=0.1),
     Setting(train_noise=0.3),
+    Setting(train_noise=0.4),
+    Setting(train_noise=0.5),
     Setting(train_noise=1.0),
     Setting(train_noise=1.0, desired_noise=0.1),
     Setting(train_noise=1.0, rate=0.001),
