@@ -31,7 +31,7 @@ __all__ = [
     "random_direction",
 ]
 
-SMOOTH = 0.4
+SMOOTH = 0.45
 """The least metasmoothness of theta_T at which a gradient is to be trusted. Measured by
 `benchmarks.trust`; see the log."""
 
