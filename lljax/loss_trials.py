@@ -117,4 +117,3 @@ def is_concrete(tree: Any) -> bool:
         isinstance(leaf, jax.core.Tracer) or not getattr(leaf, "is_fully_addressable", True)
         for leaf in jax.tree.leaves(tree)
     )
-
