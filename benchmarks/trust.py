@@ -160,8 +160,15 @@ def _digits(width: int, seed: int) -> Training:
     )
 
 
-def measure(cell: Cell, seed: int, num_subsets: int) -> dict[str, Any]:
-    """What a cell's gradient predicts, and how smooth its training is."""
+class Run(NamedTuple):
+    """A cell's training run."""
+
+    loss_auc: LossAuc
+    given: tuple[Any, ...]  # what it takes: step inputs, parameters, data
+    optimizer: optax.GradientTransformation
+
+
+def run_of(cell: Cell, seed: int) -> Run:
     training = training_of(cell, seed)
     optimizer = optimizer_of(cell)
     count = jax.tree.leaves(training.train)[0].shape[0]
@@ -177,21 +184,38 @@ def measure(cell: Cell, seed: int, num_subsets: int) -> dict[str, Any]:
         shape = cell.steps, cell.batch
         index = jax.random.randint(jax.random.key(seed), shape, 0, count)
         inputs = lljax.StepInputs(jnp.full(shape, 1 / cell.batch), index)
-    given = inputs, training.params, training.train, training.desired
-    smooth = jax.jit(functools.partial(trust.metasmoothness, loss_auc, step=STEP))
-    directions = (trust.random_direction(jax.random.key(s), count) for s in (0, 1, 2))
-    scores = [smooth(*given, direction=direction) for direction in directions]
-    row: dict[str, Any] = {
-        "smoothness": [float(score.params) for score in scores],
-        "smoothness_of_losses": [float(score.losses) for score in scores],
+    return Run(loss_auc, (inputs, training.params, training.train, training.desired), optimizer)
+
+
+def smoothness(run: Run) -> dict[str, Any]:
+    """Along three random directions; what `lljax run` measures along one."""
+    count = jax.tree.leaves(run.given[2])[0].shape[0]
+    smooth = jax.jit(functools.partial(trust.metasmoothness, run.loss_auc, step=STEP))
+    _, scores = jax.jit(functools.partial(measure_and_scores, run.loss_auc, of="auc"))(*run.given)
+    directions = [trust.random_direction(jax.random.key(s), count) for s in (0, 1, 2)]
+    found = [smooth(*run.given, direction=direction) for direction in directions]
+    predicted = [-STEP * direction @ scores for direction in directions]
+    return {
+        "smoothness": [float(of.params) for of in found],
+        "smoothness_of_losses": [float(of.losses) for of in found],
+        "overshoot": [
+            float(trust.overshoot(change, of.aucs))
+            for change, of in zip(predicted, found, strict=True)
+        ],
     }
-    for of, found in scores_of_both(loss_auc, given, seed, num_subsets).items():
+
+
+def measure(cell: Cell, seed: int, num_subsets: int) -> dict[str, Any]:
+    """What a cell's gradient predicts, and how smooth its training is."""
+    run = run_of(cell, seed)
+    row = smoothness(run)
+    for of, found in scores_of_both(run.loss_auc, run.given, seed, num_subsets).items():
         row[f"lds_{of}"] = float(found.lds)
         row[f"interval_{of}"] = [float(end) for end in found.interval]
         row[of] = float(found.outcome)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        optimizer_check.check_optimizer(optimizer, training.params)
+        optimizer_check.check_optimizer(run.optimizer, run.given[1])
     return row | {"warned": bool(caught)}
 
 
@@ -226,7 +250,8 @@ def table(rows: dict[str, Any]) -> str:
     lines = [f"{'':<58}{'smooth':>8}{'warned':>8}{'LDS AUC':>9}{'final':>7}{'AUC':>8}  rule"]
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["lds_auc"]):
         smooth = statistics.median(row["smoothness"])
-        trusts = smooth >= trust.SMOOTH and not row["warned"]
+        steady = statistics.median(row["overshoot"]) <= trust.OVERSHOOT
+        trusts = smooth >= trust.SMOOTH and steady and not row["warned"]
         holds = row["lds_auc"] > PREDICTS if trusts else row["lds_auc"] < FAILS
         between = FAILS <= row["lds_auc"] <= PREDICTS
         rule = "between" if between else "holds" if holds else "FAILS"
@@ -240,11 +265,17 @@ def table(rows: dict[str, Any]) -> str:
 def draw(rows: dict[str, Any]) -> None:
     """Score against metasmoothness, a point a cell."""
     figure, ((axis,),) = output.subplots(1, 1, 5.2, 3.6)
-    for warned, colour, label in (
-        (False, "#0072b2", "optimiser fine"),
-        (True, "#d55e00", "warned"),
+
+    def kind(row: dict[str, Any]) -> str:
+        overshoots = statistics.median(row["overshoot"]) > trust.OVERSHOOT
+        return "overshoots" if overshoots else "warned" if row["warned"] else "fine"
+
+    for name, colour, label in (
+        ("fine", "#0072b2", "optimiser fine"),
+        ("warned", "#d55e00", "optimiser warned of"),
+        ("overshoots", "#000000", "gradient overshoots"),
     ):
-        of = [row for row in rows.values() if row["warned"] == warned]
+        of = [row for row in rows.values() if kind(row) == name]
         x = [statistics.median(row["smoothness"]) for row in of]
         axis.plot(x, [row["lds_auc"] for row in of], "o", color=colour, ms=4.5, label=label)
     axis.axvline(trust.SMOOTH, color="#888", lw=0.8, ls="--")

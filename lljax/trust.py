@@ -1,7 +1,8 @@
 """How far a meta-gradient can be trusted: what it predicts, against what training again shows.
 
 An exact gradient is exact at a point. Where training is so rough that its outcome turns two small
-steps away, nothing follows from it. `metasmoothness` sees that in three runs, without a gradient;
+steps away, nothing follows from it. `metasmoothness` sees that in three runs, without a gradient,
+and `overshoot` sets beside them what the gradient foretells;
 `linear_datamodeling_score` sets the gradient's predictions against retrainings; a gradient that is
 wrong is found by `finite_difference_check`. Each takes a `loss_auc` and what that takes.
 """
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from lljax import checks
 from lljax.datamodels import DatamodelingScore, linear_datamodeling_score, scaled
@@ -27,6 +29,7 @@ __all__ = [
     "finite_difference_check",
     "linear_datamodeling_score",
     "metasmoothness",
+    "overshoot",
     "predicted_and_actual",
     "random_direction",
 ]
@@ -34,6 +37,11 @@ __all__ = [
 SMOOTH = 0.45
 """The least metasmoothness of theta_T at which a gradient is to be trusted. Measured by
 `benchmarks.trust`; see the log."""
+
+OVERSHOOT = 5.0
+"""How many times as much as two runs show along a direction a gradient may predict. A parabola has
+2.5 at most."""
+_ROUNDING = 1e-5  # of an AUC: smaller changes are not told from rounding
 
 
 class Metasmoothness(NamedTuple):
@@ -122,6 +130,32 @@ def metasmoothness(
     distances = jnp.array([0, step, 2 * step], direction.dtype)
     aucs, losses, ends = jax.lax.map(run, distances)
     return Metasmoothness(sign_agreement(ends), sign_agreement(losses), aucs)
+
+
+def overshoot(predicted: ArrayLike, aucs: ArrayLike) -> jax.Array:
+    """How many times the change that runs show along a direction is what a gradient predicts.
+
+      |predicted| / max(|AUC_1 - AUC_0|, |AUC_2 - AUC_0|)
+
+    Where training is chaotic, as SGD is at too high a rate, a gradient grows with every step, and
+    the AUC does not follow it; metasmoothness may be near 1 all the same. Around 1 where a gradient
+    predicts; near 0 where the direction is flat; no more than 2.5 where the AUC is a parabola.
+
+    >>> import jax.numpy as jnp
+    >>> from lljax import trust
+    >>> print(f"{trust.overshoot(-0.1, jnp.array([2.0, 1.92, 1.88])):.2f}")
+    0.83
+
+    Args:
+      predicted: [], nats: h <dAUC/dgamma, gamma v>, of the step `h` and direction `v` of the runs.
+      aucs: [3], nats: at gamma, gamma (1 + h v), gamma (1 + 2 h v), as `metasmoothness` has them.
+
+    Returns:
+      [], at least 0. Changes below 1e-5 of the AUC count as that; they may be rounding.
+    """
+    aucs = jnp.asarray(aucs)
+    actual = jnp.abs(aucs[1:] - aucs[0]).max()
+    return jnp.abs(predicted) / jnp.maximum(actual, _ROUNDING * jnp.abs(aucs[0]))
 
 
 def sign_agreement(outcomes: Any) -> jax.Array:

@@ -80,6 +80,32 @@ def test_rough_training_is_told_from_smooth():
     assert score(0.1) > 0.9 > trust.SMOOTH > score(60.0)
 
 
+@pytest.mark.parametrize(("rate", "predicts"), [(0.1, True), (1.9, False)])
+def test_a_gradient_that_chaos_has_blown_up_overshoots(rate, predicts):
+    """x <- x - rate x (x^2 - b) is chaotic and bounded at a rate of 1.9 and b near 1."""
+    data = {"b": jnp.linspace(0.9, 1.1, 16)}
+    loss_auc = lljax.build_loss_auc(
+        lambda x, batch: (jnp.square(x) - batch["b"]) ** 2 / 4, optax.sgd(rate)
+    )
+    policy, x0 = lljax.uniform_policy(60, 16), jnp.asarray(0.3)
+    given = policy, x0, data, data
+    direction = jnp.where(jnp.arange(16) < 8, 1.0, -1.0)
+    smooth = trust.metasmoothness(loss_auc, *given, direction=direction, step=0.2)
+    slope = jax.grad(lambda h: loss_auc(policy * (1 + h * direction[None]), x0, data, data)[0])(0.0)
+    assert 0 < smooth.aucs[0] < 1
+    found = float(trust.overshoot(0.2 * slope, smooth.aucs))
+    a, b, c = np.asarray(smooth.aucs)
+    assert found == pytest.approx(abs(0.2 * float(slope)) / max(abs(b - a), abs(c - a)))
+    assert found < 1.1 if predicts else found > 1000
+
+
+def test_a_parabola_overshoots_by_two_and_a_half_at_most_and_rounding_by_nothing():
+    changes = np.linspace(-3, 3, 601)
+    found = [float(trust.overshoot(1.0, jnp.array([9, 10 + c, 11 + 4 * c]))) for c in changes]
+    assert max(found) == pytest.approx(2.5)
+    assert trust.overshoot(1e-7, jnp.array([2.0, 2.0, 2.0])) < 0.01
+
+
 def test_what_does_not_move_is_smooth_and_what_is_no_number_is_not():
     assert trust.sign_agreement({"w": jnp.ones((3, 2))}) == 1
     assert jnp.isnan(trust.sign_agreement([jnp.array([0.0, 1.0, jnp.nan])]))
@@ -229,13 +255,14 @@ def test_a_run_measures_its_smoothness_first_and_tells_it(tmp_path):
     given = ("run", "noisy_labels", "--workdir", tmp_path, *NOISY, "--inner.learning-rate", "0.3")
     result = call(*given)
     assert result.returncode == 0, result.stderr
-    assert "warning: metasmoothness" in result.stderr.split("outer 0/2")[0]
+    assert "the AUC that training with other weights shows" in result.stderr.split("outer 0/2")[0]
     kept = json.loads((tmp_path / "smoothness.json").read_text())
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["smoothness"] == kept
     assert kept["params"] < trust.SMOOTH
-    assert "Rough training: metasmoothness" in result.stdout
-    assert "training is so rough" in (tmp_path / "report.html").read_text()
+    assert kept["overshoot"] > trust.OVERSHOOT
+    assert "Rough training: the gradient foretells" in result.stdout
+    assert "exact and predicts nothing" in (tmp_path / "report.html").read_text()
     assert len(read_metrics(tmp_path)) == 3
 
 
@@ -245,6 +272,7 @@ def test_a_kept_smoothness_is_not_measured_again(tmp_path, finished):
     kept = json.loads((workdir / "smoothness.json").read_text())
     assert 0 < kept["params"] <= 1
     assert kept["step"] == 0.2
+    assert 0 <= kept["overshoot"] < kept["most"]
     from lljax.engine.smoothness import keep_smoothness
     from lljax.engine.workdir import Workdir
 

@@ -158,6 +158,8 @@ SMOOTHNESS = (
     Field("losses", NUMBER, "the same of the desired-loss curve"),
     Field("step", REAL, "h, how far the weights were changed"),
     Field("least", REAL, "a gradient of less smooth training may mislead"),
+    Field("overshoot", NUMBER, "predicted change of the AUC over that of runs; null: one diverges"),
+    Field("most", REAL, "a gradient that predicts more misleads"),
 )
 SUMMARY = (
     Field("task", TEXT, "the name of the task"),

@@ -11,6 +11,7 @@ import lljax
 from lljax.attribution import scores_of
 from lljax.datamodels import scaled
 from lljax.draws import draw_weights
+from lljax.engine.host_arrays import fetch
 from lljax.engine.memory_plan import MemoryPlan
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.pieces import rows_of, segments_of
@@ -174,7 +175,7 @@ def reruns_of_drawn(
         return runs._replace(inputs=scaled(runs.inputs, factors))
 
     def slopes(runs: Runs, gradient: np.ndarray) -> np.ndarray:
-        return -np.asarray(to_scores(gradient, runs.inputs), np.float64) / count
+        return -fetch(to_scores(gradient, runs.inputs)).astype(np.float64) / count
 
     return Reruns(meta_gradient, runs, scale, slopes, number, problem.params)
 

@@ -49,7 +49,8 @@ class CurationPlan(NamedTuple):
 
     @property
     def run_seconds(self) -> float:
-        smoothness = 3 * 3 / 11 * self.outer_seconds  # three runs without a gradient
+        # A meta-gradient and two runs without one.
+        smoothness = (1 + 2 * 3 / 11) * self.outer_seconds
         optimize = self.num_outer_steps * self.outer_seconds + smoothness
         return optimize + self.validation_seconds + self.evaluation_seconds
 

@@ -46,6 +46,7 @@ class Findings(NamedTuple):
 
     smoothness: float | None  # metasmoothness of theta_T; None where a run diverges
     smoothness_of_losses: float | None
+    overshoot: float | None  # predicted change of the AUC over that of the same runs
     finite_differences: float | None  # relative error of the gradient beside them
     lds: float | None  # rank correlation of predicted and actual changes of the AUC
     interval: tuple[float | None, float | None]  # of that, 95 %
@@ -59,13 +60,14 @@ class Findings(NamedTuple):
     @property
     def verdict(self) -> str:
         """trust, care or mistrust."""
-        known = self.smoothness, self.correlation, self.finite_differences
+        known = self.smoothness, self.overshoot, self.correlation, self.finite_differences
         if None in known:
             return "mistrust"
-        smooth, correlation, error = known
+        smooth, overshoot, correlation, error = known
         if error > WRONG or correlation < MISLEADS:  # type: ignore[operator]
             return "mistrust"
         predicts = correlation >= PREDICTS and smooth >= trust.SMOOTH  # type: ignore[operator]
+        predicts &= overshoot <= trust.OVERSHOOT  # type: ignore[operator]
         return "trust" if predicts and not self.steep else "care"
 
 
@@ -90,7 +92,7 @@ def check_run(
     curve = base.desired.reshape(len(base.desired), -1).mean(axis=1)
     divergence.check_curve(curve, np.arange(len(curve)), config.inner.learning_rate)
     started = time.monotonic()
-    smooth = smoothness_of(reruns, seed, base)
+    smooth = smoothness_of(reruns, seed, base, slopes)
     each = (time.monotonic() - started) / 2
     count = int(np.clip(seconds / max(each, 1e-9), LEAST, MOST))
     keys = jax.random.split(jax.random.key(seed + 1))
@@ -111,6 +113,7 @@ def check_run(
     return Findings(
         smooth.params,
         smooth.losses,
+        smooth.overshoot,
         error,
         number(score.lds),
         (low, high),
@@ -170,6 +173,11 @@ def describe(found: Findings) -> str:
             f"three runs, weights changed by {STEP}; at least {trust.SMOOTH}",
         ),
         ("  of the loss curve", shown(found.smoothness_of_losses), "for comparison"),
+        (
+            "predicted over actual change of the AUC",
+            shown(found.overshoot, ".3g"),
+            f"in the same runs; at most {trust.OVERSHOOT:g}",
+        ),
         (
             f"predicted and actual AUC of {found.retrainings} retrainings",
             f"correlation {shown(found.correlation)}",

@@ -86,11 +86,11 @@ class RunPlan:
     @property
     def run_seconds(self) -> float:
         """Of compilation, meta-gradients and analyses, if every outer step is taken, and of the
-        three runs that tell how smooth training is."""
+        meta-gradient and two runs that tell how smooth training is."""
         return (
             self.compile_seconds
-            + 3 * self.memory.num_steps * self.forward_seconds
-            + self.num_outer_steps * self.meta_gradient_seconds
+            + 2 * self.memory.num_steps * self.forward_seconds
+            + (self.num_outer_steps + 1) * self.meta_gradient_seconds
             + self.num_analyses * self.analysis_seconds
         )
 

@@ -86,31 +86,49 @@ class Smoothness(NamedTuple):
     losses: float | None  # of the desired-loss curve
     step: float  # h
     least: float  # below it a gradient may mislead
+    overshoot: float | None  # predicted change of the AUC over that of the runs; None: diverges
+    most: float  # above it a gradient misleads
+
+    @property
+    def predicts(self) -> bool:
+        """Whether nothing is known against the gradient."""
+        if self.params is None or self.overshoot is None:
+            return False
+        return self.params >= self.least and self.overshoot <= self.most
 
 
-def smoothness_of(reruns: Reruns, seed: int, base: Sweep | None = None) -> Smoothness:
-    """Three runs in a random direction; `base`, the one at uniform weights, if it is there."""
+def smoothness_of(reruns: Reruns, seed: int, base: Sweep, slopes: np.ndarray) -> Smoothness:
+    """Of the runs at uniform weights and of two along a random direction.
+
+    Args:
+      reruns, seed: of the runs and the direction.
+      base, slopes: what `reruns.gradient` gives.
+    """
     direction = np.asarray(trust.random_direction(jax.random.key(seed), reruns.num_train))
 
-    def outcome(sweep: Sweep) -> tuple[Any, Any]:
+    def outcome(sweep: Sweep) -> tuple[Any, Any, Any]:
         """All that is kept of a run, whose states are many."""
-        return [np.array(leaf) for leaf in reruns.end(sweep)], sweep.desired[1:]
+        params = [np.array(leaf) for leaf in reruns.end(sweep)]
+        return params, sweep.desired[1:], np.asarray(sweep.objective)
 
-    outcomes = [outcome(base)] if base is not None else []
-    for number_of in range(len(outcomes), 3):
+    outcomes = [outcome(base)]
+    for number_of in (1, 2):
         factors = 1 + number_of * STEP * direction
-        label = f"how smooth training is, run {number_of + 1} of 3"
+        label = f"how smooth training is, run {number_of} of 2"
         outcomes.append(outcome(reruns.run(factors, label)))
+    params, losses, aucs = jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes)
+    predicted = STEP * direction.astype(np.float64) @ np.asarray(slopes, np.float64)
 
-    def score(outcomes: list[Any]) -> float | None:
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes)
-        return number(cluster.from_first(lambda: np.asarray(trust.sign_agreement(stacked))))
+    def known(score: Callable, *arguments: Any) -> float | None:
+        return number(cluster.from_first(lambda: np.asarray(score(*arguments))))
 
     return Smoothness(
-        score([params for params, _ in outcomes]),
-        score([losses for _, losses in outcomes]),
+        known(trust.sign_agreement, params),
+        known(trust.sign_agreement, losses),
         STEP,
         trust.SMOOTH,
+        known(trust.overshoot, predicted, aucs),
+        trust.OVERSHOOT,
     )
 
 
@@ -118,7 +136,8 @@ def keep_smoothness(workdir: Workdir, reruns: Callable[[], Reruns], seed: int) -
     """Measures it and writes smoothness.json, if that is not there; warns of rough training."""
     if read_smoothness(workdir) is not None:
         return
-    found = smoothness_of(reruns(), seed)
+    runs = reruns()
+    found = smoothness_of(runs, seed, *runs.gradient("how smooth training is, its meta-gradient"))
     _write(workdir, found)
     log(in_words(found))
 
@@ -148,13 +167,21 @@ def _write(workdir: Workdir, found: Smoothness) -> None:
 
 def in_words(found: Smoothness) -> str:
     """A line for people."""
-    if found.params is None:
+    if found.params is None or found.overshoot is None:
         return "warning: metasmoothness cannot be measured: a training run diverges"
     score = f"metasmoothness {found.params:.2f}"
-    if found.params >= found.least:
+    if found.predicts:
         return f"{score}: training is smooth enough for its meta-gradient to predict"
+    cure = (
+        "A lower learning rate, a warm-up, larger batches or a larger eps_root help; `lljax check` "
+        "on this config says what the gradient predicts."
+    )
+    if found.overshoot > found.most:
+        return (
+            f"warning: the meta-gradient foretells {found.overshoot:,.3g} times the change of the "
+            f"AUC that training with other weights shows: it is exact and predicts nothing. {cure}"
+        )
     return (
         f"warning: {score}, below {found.least}: training is so rough that its exact "
-        f"meta-gradient may predict little. A lower learning rate, a warm-up, larger batches or a "
-        f"larger eps_root help; `lljax check` on this config says what the gradient predicts."
+        f"meta-gradient may predict little. {cure}"
     )

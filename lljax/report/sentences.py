@@ -225,7 +225,14 @@ def is_rough(summary: Mapping[str, Any]) -> bool:
     """Whether training was measured to be so rough that a gradient may mislead."""
     smoothness = summary.get("smoothness") or {}
     score, least = smoothness.get("params"), smoothness.get("least")
-    return is_number(score) and is_number(least) and score < least
+    return overshoots(summary) or (is_number(score) and is_number(least) and score < least)
+
+
+def overshoots(summary: Mapping[str, Any]) -> bool:
+    """Whether the gradient was measured to predict far more than happens."""
+    smoothness = summary.get("smoothness") or {}
+    overshoot, most = smoothness.get("overshoot"), smoothness.get("most")
+    return is_number(overshoot) and is_number(most) and overshoot > most
 
 
 def smoothness_sentence(summary: Mapping[str, Any]) -> str:
@@ -236,6 +243,12 @@ def smoothness_sentence(summary: Mapping[str, Any]) -> str:
     measured = f"Metasmoothness, measured in three training runs with other weights, is {score:.2f}"
     if not is_rough(summary):
         return f"{measured}: training is smooth enough for its gradients to predict."
+    if overshoots(summary):
+        return (
+            f"{measured}, but the gradient foretells {summary['smoothness']['overshoot']:,.3g} "
+            f"times the change of the AUC that these runs show: it is exact and predicts nothing. "
+            f"A lower learning rate, a warm-up or larger batches help."
+        )
     return (
         f"{measured}, below {summary['smoothness']['least']}: training is so rough that its exact "
         f"gradients may predict little. A lower learning rate, a warm-up or larger batches help."

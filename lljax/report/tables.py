@@ -12,6 +12,7 @@ from lljax.report.sentences import (
     improvement,
     is_rough,
     is_success,
+    overshoots,
     rise,
 )
 from lljax.report.words import POLICY_NAMES, acceleration, number, percent
@@ -97,7 +98,11 @@ def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
             )
     if is_rough(summary):
         score, least = (summary["smoothness"][key] for key in ("params", "least"))
-        yield f"Rough training: metasmoothness {score:.2f}, below {least}; see `lljax check`"
+        found = f"metasmoothness {score:.2f}, below {least}"
+        if overshoots(summary):
+            times = f"{summary['smoothness']['overshoot']:,.3g}"
+            found = f"the gradient foretells {times} times the change of the AUC that happens"
+        yield f"Rough training: {found}; see `lljax check`"
 
 
 def in_ascii(text: str) -> str:
