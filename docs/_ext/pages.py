@@ -195,13 +195,14 @@ def _trust(app):
     path = ROOT / "benchmarks" / "TRUST.json"
     app.env.note_dependency(str(path))
     rows = json.loads(path.read_text(encoding="utf-8"))
-    text = "| training run | metasmoothness | LDS of the AUC | of the final loss |\n"
-    text += "|---|---|---|---|\n"
+    text = "| training run | metasmoothness | overshoot | LDS of the AUC | of the final loss |\n"
+    text += "|---|---|---|---|---|\n"
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["lds_auc"]):
         warned = ", warned of" if row["warned"] else ""
-        smooth = statistics.median(row["smoothness"])
+        smooth, over = (statistics.median(row[of]) for of in ("smoothness", "overshoot"))
         text += (
-            f"| {name}{warned} | {smooth:.2f} | {row['lds_auc']:.2f} | {row['lds_final']:.2f} |\n"
+            f"| {name}{warned} | {smooth:.2f} | {over:.2g} | {row['lds_auc']:.2f} "
+            f"| {row['lds_final']:.2f} |\n"
         )
     return text
 
