@@ -129,7 +129,7 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> Mixing | None:
         size_of_losses = max(np.abs(together).max(), np.abs(alone).max())
         if change[worst] > tolerance * size_of_losses:
             losses = float(together[worst]), float(alone[worst])
-            return Mixing(int(places[again[worst]]), losses, (2 * half, half), noise > 0), True
+            return Mixing(int(places[again[worst]]), losses, (2 * half, half), noise != 0), True
         return None, bool(size_of_losses > 0)
 
     return confirmed(look)
