@@ -15,15 +15,13 @@ A finished workdir holds
   smoothness.json how smooth the training is, measured before the first outer step, `SMOOTHNESS`
   transfer.json   what `lljax transfer` found
   figures/, report.html    what `lljax.report` makes of all this
-  manifest.json   a SHA-256 of each of these files; written last, so a run whose files fit it is
-                  finished
+  manifest.json   a SHA-256 of each of these files, written last: a run that fits it is finished
 
-and what the engine needs to resume a run. The conventional policy gives every training example the
-same weight at every step. The best policy, called "optimized" in names, is the one with the
-smallest loss AUC on the validation set.
+and what the engine needs to resume a run. The conventional policy gives all training examples the
+same weight. The best one, "optimized" in names, has the smallest loss AUC on the validation set.
 
-To store a new array, add a line to `ARRAYS`; to store a new number, add one to `SUMMARY` or
-`METRICS`. A file that does not fit is refused when it is written and when it is read.
+To store a new array, add a line to `ARRAYS`; for a number, to `SUMMARY` or `METRICS`. A file that
+does not fit is refused when it is written and when it is read.
 """
 
 import reprlib
