@@ -51,6 +51,16 @@ def test_so_are_runs_on_drawn_batches(tmp_path):
     assert_same_steps(tmp_path / "disk", tmp_path / "host")
 
 
+def test_check_finds_the_same_with_both():
+    found = [
+        call("check", "perceptron", *RUN[2:-1], *AGAIN, "--seconds", 0, "--inner.starts", place)
+        for place in ("host", "disk")
+    ]
+    assert [of.returncode for of in found] == [0, 0], found[1].stderr
+    assert found[0].stdout == found[1].stdout
+    assert "predicted over actual change of the AUC" in found[0].stdout
+
+
 def test_only_the_newest_is_in_memory_too(tmp_path):
     leaves = [np.zeros((2, 3), np.float32), np.zeros((), np.int32)]
     starts, folder = DiskStarts(leaves, 4), CheckpointFolder(tmp_path / "starts")

@@ -88,11 +88,12 @@ def check_run(
     begun, seed = time.monotonic(), config.seed
     steep = _steepness(problem)
     error = _finite_differences(problem, config.inner, seed)
-    base, slopes = reruns.gradient("meta-gradient")
+    gradient = reruns.gradient("meta-gradient")
+    base, slopes = gradient.sweep, gradient.slopes
     curve = base.desired.reshape(len(base.desired), -1).mean(axis=1)
     divergence.check_curve(curve, np.arange(len(curve)), config.inner.learning_rate)
     started = time.monotonic()
-    smooth = smoothness_of(reruns, seed, base, slopes)
+    smooth = smoothness_of(reruns, seed, gradient)
     each = (time.monotonic() - started) / 2
     count = int(np.clip(seconds / max(each, 1e-9), LEAST, MOST))
     keys = jax.random.split(jax.random.key(seed + 1))

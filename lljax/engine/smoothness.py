@@ -1,7 +1,9 @@
 """How smooth the training runs of a config are, measured before its policy is optimised."""
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +15,12 @@ from lljax.artifacts.fields import check_fields
 from lljax.artifacts.files import write_json
 from lljax.artifacts.reading import check_absent, read_json
 from lljax.artifacts.schema import SMOOTHNESS
+from lljax.engine.checkpoint_folder import CheckpointFolder
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import number
 from lljax.engine.progress import log
 from lljax.engine.resumable import SweepProgress
+from lljax.engine.starts import DiskStarts
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.workdir import Workdir
 from lljax.tasks.problem import PolicyProblem
@@ -24,6 +28,14 @@ from lljax.types import Params
 
 STEP = 0.2
 """h of the measurement: as far as leaving out 5 % of the examples is, sqrt(0.05) = 0.22."""
+
+
+class Base(NamedTuple):
+    """The runs at uniform weights."""
+
+    sweep: Sweep  # its starts may be gone
+    end: list[np.ndarray]  # the leaves of theta_T
+    slopes: np.ndarray  # [N], dAUC/d(factor of an example's weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +67,19 @@ class Reruns:
             self.meta_gradient.release()
         return sweep
 
-    def gradient(self, label: str) -> tuple[Sweep, np.ndarray]:
-        """The runs with all factors 1, and the derivative of their mean AUC in the factors [N]."""
+    def gradient(self, label: str) -> "Base":
+        """The runs with all factors 1, and the derivative of their mean AUC in these."""
         sweep = self.meta_gradient.new_sweep()
-        with SweepProgress(label, sweep, self.meta_gradient) as progress:
+        with (
+            tempfile.TemporaryDirectory(prefix="lljax-starts-") as folder,
+            SweepProgress(label, sweep, self.meta_gradient) as progress,
+        ):
+            if isinstance(sweep.starts, DiskStarts):
+                sweep.starts.open(CheckpointFolder(Path(folder)), {})
             self.meta_gradient.run_forward(self.policy, sweep, progress.update)
+            end = [np.array(leaf) for leaf in self.end(sweep)]  # a start that is on the disk goes
             self.meta_gradient.run_backward(self.policy, sweep, progress.update)
-        return sweep, self.slopes(self.policy, sweep.policy_grad)
+        return Base(sweep, end, self.slopes(self.policy, sweep.policy_grad))
 
     def end(self, sweep: Sweep) -> list[np.ndarray]:
         """The leaves of theta_T."""
@@ -97,27 +115,27 @@ class Smoothness(NamedTuple):
         return self.params >= self.least and self.overshoot <= self.most
 
 
-def smoothness_of(reruns: Reruns, seed: int, base: Sweep, slopes: np.ndarray) -> Smoothness:
+def smoothness_of(reruns: Reruns, seed: int, base: Base) -> Smoothness:
     """Of the runs at uniform weights and of two along a random direction.
 
     Args:
       reruns, seed: of the runs and the direction.
-      base, slopes: what `reruns.gradient` gives.
+      base: what `reruns.gradient` gives.
     """
     direction = np.asarray(trust.random_direction(jax.random.key(seed), reruns.num_train))
 
-    def outcome(sweep: Sweep) -> tuple[Any, Any, Any]:
+    def outcome(sweep: Sweep, end: list[np.ndarray]) -> tuple[Any, Any, Any]:
         """All that is kept of a run, whose states are many."""
-        params = [np.array(leaf) for leaf in reruns.end(sweep)]
-        return params, sweep.desired[1:], np.asarray(sweep.objective)
+        return end, sweep.desired[1:], np.asarray(sweep.objective)
 
-    outcomes = [outcome(base)]
+    outcomes = [outcome(base.sweep, base.end)]
     for number_of in (1, 2):
         factors = 1 + number_of * STEP * direction
         label = f"how smooth training is, run {number_of} of 2"
-        outcomes.append(outcome(reruns.run(factors, label)))
+        sweep = reruns.run(factors, label)
+        outcomes.append(outcome(sweep, [np.array(leaf) for leaf in reruns.end(sweep)]))
     params, losses, aucs = jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes)
-    predicted = STEP * direction.astype(np.float64) @ np.asarray(slopes, np.float64)
+    predicted = STEP * direction.astype(np.float64) @ np.asarray(base.slopes, np.float64)
 
     def known(score: Callable, *arguments: Any) -> float | None:
         return number(cluster.from_first(lambda: np.asarray(score(*arguments))))
@@ -137,7 +155,7 @@ def keep_smoothness(workdir: Workdir, reruns: Callable[[], Reruns], seed: int) -
     if read_smoothness(workdir) is not None:
         return
     runs = reruns()
-    found = smoothness_of(runs, seed, *runs.gradient("how smooth training is, its meta-gradient"))
+    found = smoothness_of(runs, seed, runs.gradient("how smooth training is, its meta-gradient"))
     _write(workdir, found)
     log(in_words(found))
 
