@@ -6,7 +6,6 @@ along a direction u by something else than g . u. Forward over reverse takes bot
 Shapes do not show it, so it is tried on a few examples, in a few directions.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -63,16 +62,14 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> WrongRule | None:
 
     piece = at(batch, places)
 
-    lightly = functools.partial(jax.jit, compiler_options=checks.COMPILE_FAST)
-
-    @lightly
+    @checks.compiled_fast
     def start(params, noise, key):
         theta = with_noise(params, noise)
         return theta, *_directions(theta, len(places), key)
 
-    @lightly
-    def along(theta, piece, direction, weights):
-        """The slope of the losses along a direction, their gradient, and its change along it."""
+    @checks.compiled_fast
+    def along(theta, piece, weights, u, v):
+        """Along u: the slope of the losses, that in their gradient g, and v H u."""
 
         def losses(theta):
             return loss_fn(theta, piece)
@@ -81,16 +78,17 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> WrongRule | None:
             values, pull_back = jax.vjp(losses, theta)
             return pull_back(weights.astype(values.dtype))[0]
 
-        values, slopes = jax.jvp(losses, (theta,), (direction,))
+        values, slopes = jax.jvp(losses, (theta,), (u,))
+        g, along_u = jax.jvp(gradient, (theta,), (u,))
         wide = jnp.promote_types(values.dtype, jnp.float32)
         slope = jnp.sum(weights.astype(wide) * slopes.astype(wide))
-        return slope, *jax.jvp(gradient, (theta,), (direction,))
+        return slope, _dot(g, u), _dot(v, along_u)
 
     def numbers(noise, key):
         theta, u, v, weights = start(params, noise, key)
-        slope, g, along_u = along(theta, piece, u, weights)
-        _, _, along_v = along(theta, piece, v, weights)
-        return _dot(u, along_v), _dot(v, along_u), slope, _dot(g, u)
+        slope, of_gradient, v_h_u = along(theta, piece, weights, u, v)
+        _, _, u_h_v = along(theta, piece, weights, v, u)
+        return u_h_v, v_h_u, slope, of_gradient
 
     tolerance = _tolerance(jax.eval_shape(loss_fn, params, batch).dtype)
 

@@ -4,6 +4,7 @@ Shapes and dtypes are known when JAX traces, so these checks cost nothing at run
 not: `simplex.check_policy` looks at those, outside jit.
 """
 
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -15,8 +16,8 @@ import numpy as np
 
 from lljax.types import Batch, LossFn, Params, ZeroWeight
 
-COMPILE_FAST: dict[str, str | bool | int | float] = {"xla_backend_optimization_level": 0}
-"""`compiler_options` of jax.jit for a program that runs once or twice: compiling is its time."""
+compiled_fast = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""jax.jit of a program that runs a few times, so that compiling it is its time."""
 
 
 def num_examples(batch: Batch, name: str) -> int:

@@ -5,7 +5,6 @@ examples of a batch. Such a loss is a function of a batch, not of an example: cu
 it is another one. Shapes do not show it, so it is evaluated on a few examples, in two ways.
 """
 
-import functools
 import warnings
 import weakref
 from collections.abc import Callable
@@ -111,7 +110,7 @@ def _compare(loss_fn: LossFn, params: Params, batch: Batch) -> Mixing | None:
 
     piece = at(batch, places)
 
-    @functools.partial(jax.jit, compiler_options=checks.COMPILE_FAST)
+    @checks.compiled_fast
     def losses_of(params, piece, noise):
         theta = with_noise(params, noise)
         part = jax.tree.map(lambda leaf: leaf[again], piece)

@@ -5,7 +5,6 @@ backward sweep uses. Training itself shows none of what is found here: its losse
 """
 
 import dataclasses
-import functools
 import operator
 import warnings
 import weakref
@@ -138,7 +137,7 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: Params) -> 
         known, key = set(), None
     shapes_of = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
 
-    @functools.partial(jax.jit, compiler_options=checks.COMPILE_FAST)
+    @checks.compiled_fast
     def try_updates(one):
         return _try_updates(optimizer, shapes_of, one)
 

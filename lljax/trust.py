@@ -2,9 +2,9 @@
 
 An exact gradient is exact at a point. Where training is so rough that its outcome turns two small
 steps away, nothing follows from it. `metasmoothness` sees that in three runs, without a gradient,
-and `overshoot` sets beside them what the gradient foretells;
-`linear_datamodeling_score` sets the gradient's predictions against retrainings; a gradient that is
-wrong is found by `finite_difference_check`. Each takes a `loss_auc` and what that takes.
+and `overshoot` sets beside them what the gradient foretells; `linear_datamodeling_score` sets its
+predictions against retrainings; a gradient that is wrong is found by `finite_difference_check`. All
+but `overshoot` take a `loss_auc` and what that takes.
 """
 
 import dataclasses

@@ -251,18 +251,29 @@ def test_check_judges_a_dense_policy_too():
     assert "Verdict: trust" in found.stdout
 
 
-def test_a_run_measures_its_smoothness_first_and_tells_it(tmp_path):
-    given = ("run", "noisy_labels", "--workdir", tmp_path, *NOISY, "--inner.learning-rate", "0.3")
+@pytest.mark.parametrize(
+    ("rate", "overshoots", "words"),
+    [
+        ("0.1", False, ["warning: metasmoothness", "metasmoothness", "training is so rough"]),
+        (
+            "0.3",
+            True,
+            ["the AUC that training with other", "the gradient foretells", "predicts nothing"],
+        ),
+    ],
+)
+def test_a_run_measures_its_smoothness_first_and_tells_it(tmp_path, rate, overshoots, words):
+    given = ("run", "noisy_labels", "--workdir", tmp_path, *NOISY, "--inner.learning-rate", rate)
     result = call(*given)
     assert result.returncode == 0, result.stderr
-    assert "the AUC that training with other weights shows" in result.stderr.split("outer 0/2")[0]
+    assert words[0] in result.stderr.split("outer 0/2")[0]
     kept = json.loads((tmp_path / "smoothness.json").read_text())
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["smoothness"] == kept
     assert kept["params"] < trust.SMOOTH
-    assert kept["overshoot"] > trust.OVERSHOOT
-    assert "Rough training: the gradient foretells" in result.stdout
-    assert "exact and predicts nothing" in (tmp_path / "report.html").read_text()
+    assert (kept["overshoot"] > trust.OVERSHOOT) == overshoots
+    assert f"Rough training: {words[1]}" in result.stdout
+    assert words[2] in (tmp_path / "report.html").read_text()
     assert len(read_metrics(tmp_path)) == 3
 
 

@@ -4,6 +4,7 @@ They are read twice, a batch at a time: to score them, and to write them with th
 that only a few numbers of each are held.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,8 +99,9 @@ def score(
         raise UserError("--data.path must say what to score: a file, a folder, a URL or tfds:NAME.")
     check_choice(keep, sample)
     form = named_format(path, form)
-    if path.exists() and Path(data.path).exists() and path.samefile(data.path):
-        raise UserError(f"--out must not be what is to be scored; got {path} for both.")
+    with contextlib.suppress(OSError):  # a URL, or a file that is not there yet
+        if path.samefile(data.path):
+            raise UserError(f"--out must not be what is to be scored; got {path} for both.")
     run = load_run(workdir)
     scorer, tokenizer, context = run.scorer(), _tokenizer(run), lookup(run.config, "data.context")
     settings = TextSettings(**dataclasses.asdict(data), context=context)

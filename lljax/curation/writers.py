@@ -50,6 +50,8 @@ def check_folder(path: Path) -> None:
     ending = _by_ending(path)
     if path.exists() or ending is not None:
         folder = path.with_suffix("")
+        if folder.is_file():
+            folder = folder.with_name(f"{folder.name}-export")
         raise UserError(
             f"--out must be a folder, for a file of documents and one of their pieces; got {path}, "
             f"which {'is a file' if path.exists() else 'ends like a file'}. For example: "

@@ -16,7 +16,7 @@ from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import number
 from lljax.engine.placement import find_placement
 from lljax.engine.policy_memory import place_policy
-from lljax.engine.smoothness import STEP, Reruns, reruns_of_dense, smoothness_of
+from lljax.engine.smoothness import STEP, Reruns, Smoothness, reruns_of_dense, smoothness_of
 from lljax.tasks.build import build_problem
 from lljax.tasks.config import ExperimentConfig, InnerConfig
 from lljax.tasks.problem import Experiment, PolicyProblem
@@ -44,9 +44,7 @@ def check(experiment: Experiment, seconds: float) -> "Findings":
 class Findings(NamedTuple):
     """What `check_run` found."""
 
-    smoothness: float | None  # metasmoothness of theta_T; None where a run diverges
-    smoothness_of_losses: float | None
-    overshoot: float | None  # predicted change of the AUC over that of the same runs
+    smoothness: Smoothness
     finite_differences: float | None  # relative error of the gradient beside them
     lds: float | None  # rank correlation of predicted and actual changes of the AUC
     interval: tuple[float | None, float | None]  # of that, 95 %
@@ -60,14 +58,12 @@ class Findings(NamedTuple):
     @property
     def verdict(self) -> str:
         """trust, care or mistrust."""
-        known = self.smoothness, self.overshoot, self.correlation, self.finite_differences
-        if None in known:
+        correlation, error = self.correlation, self.finite_differences
+        if not self.smoothness.is_known or correlation is None or error is None:
             return "mistrust"
-        smooth, overshoot, correlation, error = known
-        if error > WRONG or correlation < MISLEADS:  # type: ignore[operator]
+        if error > WRONG or correlation < MISLEADS:
             return "mistrust"
-        predicts = correlation >= PREDICTS and smooth >= trust.SMOOTH  # type: ignore[operator]
-        predicts &= overshoot <= trust.OVERSHOOT  # type: ignore[operator]
+        predicts = correlation >= PREDICTS and self.smoothness.predicts
         return "trust" if predicts and not self.steep else "care"
 
 
@@ -112,9 +108,7 @@ def check_run(
     correlation = np.corrcoef(predicted, changes)[0, 1] if usable else np.nan
     low, high = map(number, score.interval)
     return Findings(
-        smooth.params,
-        smooth.losses,
-        smooth.overshoot,
+        smooth,
         error,
         number(score.lds),
         (low, high),
@@ -170,14 +164,14 @@ def describe(found: Findings) -> str:
         ),
         (
             "metasmoothness of the trained parameters",
-            shown(found.smoothness),
-            f"three runs, weights changed by {STEP}; at least {trust.SMOOTH}",
+            shown(found.smoothness.params),
+            f"three runs, weights changed by {STEP}; at least {found.smoothness.least}",
         ),
-        ("  of the loss curve", shown(found.smoothness_of_losses), "for comparison"),
+        ("  of the loss curve", shown(found.smoothness.losses), "for comparison"),
         (
             "predicted over actual change of the AUC",
-            shown(found.overshoot, ".3g"),
-            f"in the same runs; at most {trust.OVERSHOOT:g}",
+            shown(found.smoothness.overshoot, ".3g"),
+            f"in the same runs; at most {found.smoothness.most:g}",
         ),
         (
             f"predicted and actual AUC of {found.retrainings} retrainings",

@@ -1,9 +1,7 @@
 """How smooth the training runs of a config are, measured before its policy is optimised."""
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +13,11 @@ from lljax.artifacts.fields import check_fields
 from lljax.artifacts.files import write_json
 from lljax.artifacts.reading import check_absent, read_json
 from lljax.artifacts.schema import SMOOTHNESS
-from lljax.engine.checkpoint_folder import CheckpointFolder
 from lljax.engine.meta_gradient import MetaGradient
 from lljax.engine.metrics import number
 from lljax.engine.progress import log
 from lljax.engine.resumable import SweepProgress
-from lljax.engine.starts import DiskStarts
+from lljax.engine.starts import folder_of_one_sweep
 from lljax.engine.sweep_state import Sweep
 from lljax.engine.workdir import Workdir
 from lljax.tasks.problem import PolicyProblem
@@ -67,23 +64,22 @@ class Reruns:
             self.meta_gradient.release()
         return sweep
 
-    def gradient(self, label: str) -> "Base":
+    def gradient(self, label: str) -> Base:
         """The runs with all factors 1, and the derivative of their mean AUC in these."""
         sweep = self.meta_gradient.new_sweep()
         with (
-            tempfile.TemporaryDirectory(prefix="lljax-starts-") as folder,
+            folder_of_one_sweep(sweep.starts),
             SweepProgress(label, sweep, self.meta_gradient) as progress,
         ):
-            if isinstance(sweep.starts, DiskStarts):
-                sweep.starts.open(CheckpointFolder(Path(folder)), {})
             self.meta_gradient.run_forward(self.policy, sweep, progress.update)
-            end = [np.array(leaf) for leaf in self.end(sweep)]  # a start that is on the disk goes
+            end = self.end(sweep)
             self.meta_gradient.run_backward(self.policy, sweep, progress.update)
         return Base(sweep, end, self.slopes(self.policy, sweep.policy_grad))
 
     def end(self, sweep: Sweep) -> list[np.ndarray]:
-        """The leaves of theta_T."""
-        return sweep.starts[self.meta_gradient.num_segments][: len(jax.tree.leaves(self.params))]
+        """The leaves of theta_T, copied from the states of the sweep, which are many."""
+        leaves = sweep.starts[self.meta_gradient.num_segments]
+        return [np.array(leaf) for leaf in leaves[: len(jax.tree.leaves(self.params))]]
 
 
 def reruns_of_dense(meta_gradient: MetaGradient, problem: PolicyProblem) -> Reruns:
@@ -108,6 +104,11 @@ class Smoothness(NamedTuple):
     most: float  # above it a gradient misleads
 
     @property
+    def is_known(self) -> bool:
+        """Whether no run diverges."""
+        return self.params is not None and self.overshoot is not None
+
+    @property
     def predicts(self) -> bool:
         """Whether nothing is known against the gradient."""
         if self.params is None or self.overshoot is None:
@@ -125,7 +126,6 @@ def smoothness_of(reruns: Reruns, seed: int, base: Base) -> Smoothness:
     direction = np.asarray(trust.random_direction(jax.random.key(seed), reruns.num_train))
 
     def outcome(sweep: Sweep, end: list[np.ndarray]) -> tuple[Any, Any, Any]:
-        """All that is kept of a run, whose states are many."""
         return end, sweep.desired[1:], np.asarray(sweep.objective)
 
     outcomes = [outcome(base.sweep, base.end)]
@@ -133,7 +133,7 @@ def smoothness_of(reruns: Reruns, seed: int, base: Base) -> Smoothness:
         factors = 1 + number_of * STEP * direction
         label = f"how smooth training is, run {number_of} of 2"
         sweep = reruns.run(factors, label)
-        outcomes.append(outcome(sweep, [np.array(leaf) for leaf in reruns.end(sweep)]))
+        outcomes.append(outcome(sweep, reruns.end(sweep)))
     params, losses, aucs = jax.tree.map(lambda *leaves: np.stack(leaves), *outcomes)
     predicted = STEP * direction.astype(np.float64) @ np.asarray(base.slopes, np.float64)
 

@@ -1,6 +1,9 @@
 """The states in which segments of a training run start: in the host's memory, or on the disk."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +88,17 @@ class DiskStarts:
 
 
 Starts = HostStarts | DiskStarts
+
+
+@contextlib.contextmanager
+def folder_of_one_sweep(starts: HostStarts | DiskStarts) -> Iterator[None]:
+    """Has starts on the disk in the system's temporary folder, for a sweep that is not resumed."""
+    if not isinstance(starts, DiskStarts):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="lljax-starts-") as folder:
+        starts.open(CheckpointFolder(Path(folder)), {})
+        yield
 
 
 def read_start(

@@ -245,7 +245,7 @@ def smoothness_sentence(summary: Mapping[str, Any]) -> str:
         return f"{measured}: training is smooth enough for its gradients to predict."
     if overshoots(summary):
         return (
-            f"{measured}, but the gradient foretells {summary['smoothness']['overshoot']:,.3g} "
+            f"{measured}, and the gradient foretells {summary['smoothness']['overshoot']:,.3g} "
             f"times the change of the AUC that these runs show: it is exact and predicts nothing. "
             f"A lower learning rate, a warm-up or larger batches help."
         )
