@@ -5,7 +5,7 @@
 runs: the Perceptron and a small Transformer by `lljax run`. settings: what text and code leave open
 of the Perceptron's data, and the held-out acceleration of the paper's own method under each. sizes:
 a small Table 2. The Learning Law at the exact optimum is read from STUDIES.json. Results are kept
-in benchmarks/PAPER.json, row by row; PAPER.md is written from what is there. What is there is not
+in benchmarks/PAPER.json, seed by seed; PAPER.md is written from what is there. What is there is not
 measured again, until it is removed.
 """
 
@@ -110,6 +110,7 @@ SETTINGS = (
     Setting(desired_noise=0.1),
     Setting(train_noise=0.1),
     Setting(train_noise=0.3),
+    Setting(train_noise=0.35),
     Setting(train_noise=0.4),
     Setting(train_noise=0.5),
     Setting(train_noise=1.0),
@@ -212,8 +213,16 @@ def gains(work: Path, flags: tuple[Any, ...], seed: int) -> dict[str, float]:
     return {name: row[name] for name in ("test AR", "improvement of B", "improvement of beta")}
 
 
-def columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+def add_seed(part: dict[str, Any], row: str, seed: int, measure: Callable, about: dict) -> None:
+    """One more value in every figure of a row of a part, unless the seed is there."""
+    batches = part["measured"].setdefault(row, [])
+    if any(seed in batch["seeds"] for batch in batches):
+        return
+    where, started = machine.in_words(machine.describe_machine()), time.monotonic()
+    figures = part["figures"].setdefault(row, {})
+    for name, value in measure(seed).items():
+        figures.setdefault(name, []).append(value)
+    batches.append({"seeds": [seed], "took": time.monotonic() - started, "machine": where} | about)
 
 
 PARTS: dict[str, Callable[[Job], Iterator[Row]]] = {
@@ -235,15 +244,11 @@ def main() -> None:
     job = Job(options.work, list(range(options.seeds)), options.outer_steps)
     for name in filter(None, options.only.split(",")):
         part = results.setdefault(name, {"figures": {}, "measured": {}})
+        about = {"outer_steps": job.outer_steps} if name == "settings" else {}
         for row, measure in PARTS[name](job):
-            if row in part["figures"]:
-                continue
-            where, started = machine.in_words(machine.describe_machine()), time.monotonic()
-            part["figures"][row] = columns([measure(seed) for seed in job.seeds])
-            about = {"seeds": job.seeds, "took": time.monotonic() - started, "machine": where}
-            more = {"outer_steps": job.outer_steps} if name == "settings" else {}
-            part["measured"][row] = about | more
-            output.write(RESULTS, results)
+            for seed in job.seeds:
+                add_seed(part, row, seed, measure, about)
+                output.write(RESULTS, results)
     results |= {name: part for name, part in output.read(STUDIES).items() if name == "law"}
     PAGE.write_text(page(results), encoding="utf-8")
     print(page(results))

@@ -165,20 +165,22 @@ def page(results: Mapping[str, Any]) -> str:
     ]
     if "settings" in results:
         lines += ["", "## The Perceptron's open settings", ""]
-        lines += ["Projected gradient; the text prints 5.50.", ""]
+        lines += ["Projected gradient; the text prints 5.50. 0: the conventional end is not reached.", ""]
         lines += [
             "| setting | outer steps | seeds | desired AR | test AR at the end | test AR, best on "
             "validation |"
         ]
         lines += ["|---|---|---|---|---|---|"]
         for name, row in results["settings"]["figures"].items():
-            about = results["settings"]["measured"][name]
-            cells = [about["outer_steps"], len(about["seeds"]), *map(_shown, row.values())]
+            batches = results["settings"]["measured"][name]
+            steps = sorted({batch["outer_steps"] for batch in batches})
+            cells = [", ".join(map(str, steps)), len(row["desired AR"]), *map(_shown, row.values())]
             lines.append(f"| {name} | " + " | ".join(map(str, cells)) + " |")
     lines += ["", "## Measured by", ""]
     for name, part in results.items():
-        for row, about in part.get("measured", {"": part}).items():
-            what = f"{name}, {row}" if row else name
-            took = f"{about['took']:.0f} s, {about['machine']}"
-            lines.append(f"- {what}: seeds {about['seeds']}, {took}")
+        for row, batches in part.get("measured", {"": [part]}).items():
+            for about in batches:
+                what = f"{name}, {row}" if row else name
+                took = f"{about['took']:.0f} s, {about['machine']}"
+                lines.append(f"- {what}: seeds {about['seeds']}, {took}")
     return "\n".join(lines) + "\n"
