@@ -165,7 +165,7 @@ def page(results: Mapping[str, Any]) -> str:
     ]
     if "settings" in results:
         lines += ["", "## The Perceptron's open settings", ""]
-        lines += ["Projected gradient; the text prints 5.50. 0: the conventional end is not met.", ""]
+        lines += ["Projected gradient; the text prints 5.50. 0: above the conventional end.", ""]
         lines += [
             "| setting | outer steps | seeds | desired AR | test AR at the end | test AR, best on "
             "validation |"
