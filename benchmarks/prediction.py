@@ -21,6 +21,7 @@ import optax
 import lljax
 from benchmarks.output import Output
 from lljax import trust
+from lljax.models.activations import Activation
 
 EPS_ROOTS = (1e-16, 1e-12, 1e-10, 1e-8, 1e-6)
 SHARE = 0.05  # of the examples, left out
@@ -74,7 +75,7 @@ def _topic_loss(params, batch):
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
 
 
-def language(seed: int = 0) -> Training:
+def language(seed: int = 0, activation: Activation = "relu") -> Training:
     """The model of configs/transformer_small.py, on the manual that ships with Python."""
     import dataclasses
 
@@ -82,7 +83,8 @@ def language(seed: int = 0) -> Training:
     from lljax.tasks.config_file import load_experiment
 
     experiment = load_experiment("transformer_small")
-    config = dataclasses.replace(experiment.config, seed=seed)
+    model = dataclasses.replace(experiment.config.model, activation=activation)
+    config = dataclasses.replace(experiment.config, seed=seed, model=model)
     problem = build_problem(experiment._replace(config=config))
     data = problem.params, problem.train, problem.desired
     return Training(problem.loss_fn, *data, num_steps=80, learning_rate=3e-3, microbatch_size=128)

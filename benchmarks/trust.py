@@ -2,10 +2,10 @@
 
     python -m benchmarks.trust [--only digits,language] [--subsets 100] [--seeds 1]
 
-A cell is one training run: an optimiser with its eps_root, rate, batch, length, width and number
-format. Of each: the datamodeling score (LDS) of AUC and final loss, metasmoothness, and whether
-lljax warns of the optimiser. Results go to benchmarks/TRUST.json, cell by cell, with the machine
-that measured it; `--figure` draws benchmarks/figures/trust.png of what is there.
+A cell is one training run: an optimiser with its eps_root, rate, batch, length, width, number
+format and activation. Of each: the datamodeling score (LDS) of AUC and final loss, metasmoothness,
+and whether lljax warns of the optimiser. Results go to benchmarks/TRUST.json, cell by cell, with
+the machine that measured it; `--figure` draws benchmarks/figures/trust.png of what is there.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from benchmarks import machine, output
 from benchmarks.prediction import SHARE, language
 from lljax import datamodels, optimizer_check, trust
 from lljax.attribution import Measure, measure_and_scores, measured
+from lljax.models.activations import Activation
+from lljax.tasks.arrays import ArraysModel
 from lljax.tasks.config import InnerConfig, inner_optimizer
 from lljax.types import Batch, LossAuc, LossFn, Params
 
@@ -33,6 +35,7 @@ RESULTS = Path(__file__).with_name("TRUST.json")
 FIGURE = Path(__file__).with_name("figures") / "trust.png"
 STEP = 0.2
 MEASURES: tuple[Measure, ...] = ("auc", "final")
+ACTIVATIONS_TRIED: tuple[Activation, ...] = ("gelu", "relu")
 PREDICTS, FAILS = (
     0.95,
     0.9,
@@ -52,6 +55,7 @@ class Cell(NamedTuple):
     width: int = 64
     clip: float = 0.0
     precision: str = "float32"
+    activation: Activation = "gelu"
 
     @property
     def name(self) -> str:
@@ -66,6 +70,18 @@ class Cell(NamedTuple):
 
 
 def grid() -> Iterator[Cell]:
+    """Digits with either activation; the Transformer with the paper's relu, at times with gelu."""
+    for activation in ACTIVATIONS_TRIED:
+        yield from (cell._replace(activation=activation) for cell in _of_digits())
+    yield from (cell._replace(activation="relu") for cell in _of_language())
+    language_cell = next(_of_language())
+    yield language_cell
+    yield language_cell._replace(eps_root=1e-16)
+    yield language_cell._replace(rate=0.03)
+    yield language_cell._replace(optimizer="sgd", rate=3.0)
+
+
+def _of_digits() -> Iterator[Cell]:
     """One thing changed at a time, and where training is rough two."""
     yield Cell()
     for eps_root in (1e-16, 1e-12, 1e-10, 1e-8, 1e-4):
@@ -88,6 +104,9 @@ def grid() -> Iterator[Cell]:
     yield Cell(optimizer="momentum", rate=0.05)
     yield Cell(precision="bfloat16")
     yield Cell(optimizer="sgd", rate=0.1, precision="bfloat16")
+
+
+def _of_language() -> Iterator[Cell]:
     language_cell = Cell("language", rate=3e-3, schedule="constant", batch=0, steps=40, width=32)
     for eps_root in (1e-6, 1e-16, 1e-10, 1e-8):
         yield language_cell._replace(eps_root=eps_root)
@@ -119,9 +138,9 @@ class Training(NamedTuple):
 
 def training_of(cell: Cell, seed: int) -> Training:
     if cell.problem == "digits":
-        found = _digits(cell.width, seed)
+        found = _digits(ArraysModel(width=cell.width, activation=cell.activation), seed)
     else:
-        of = language(seed)
+        of = language(seed, cell.activation)
         train, desired = (jax.tree.map(lambda x: x[:256], b) for b in (of.train, of.desired))
         found = Training(of.loss_fn, of.loss_fn, of.params, train, desired)
     if cell.precision == "float32":
@@ -144,16 +163,16 @@ def training_of(cell: Cell, seed: int) -> Training:
     )
 
 
-def _digits(width: int, seed: int) -> Training:
+def _digits(model: ArraysModel, seed: int) -> Training:
     import dataclasses
 
-    from lljax.tasks.arrays import ArraysConfig, ArraysModel
+    from lljax.tasks.arrays import ArraysConfig
     from lljax.tasks.build import build_problem
     from lljax.tasks.config_file import TASKS
     from lljax.tasks.problem import Experiment
 
     task = next(task for task in TASKS if task.name == "arrays")
-    config = dataclasses.replace(ArraysConfig(), seed=seed, model=ArraysModel(width=width))
+    config = dataclasses.replace(ArraysConfig(), seed=seed, model=model)
     problem = build_problem(Experiment(task, config))
     return Training(
         problem.loss_fn, problem.desired_loss_fn, problem.params, problem.train, problem.desired

@@ -205,9 +205,10 @@ def _conclusions(found: Findings) -> list[str]:
         lines.append(found.steep)
     if found.verdict != "trust":
         lines.append(
-            "What makes training smoother, in the order in which to try it: a lower "
-            "inner.learning_rate, inner.schedule warmup_cosine, a larger inner.batch_size, "
-            "inner.clip_norm, sgd or momentum in place of adamw, fewer inner.num_steps."
+            "What makes training smoother, in the order in which to try it: gelu where the model "
+            "has relu (model.activation), a lower inner.learning_rate, inner.schedule "
+            "warmup_cosine, a larger inner.batch_size, inner.clip_norm, sgd or momentum in place "
+            "of adamw, fewer inner.num_steps."
         )
     if found.retrainings < ENOUGH:
         lines.append(

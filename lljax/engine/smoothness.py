@@ -191,8 +191,8 @@ def in_words(found: Smoothness) -> str:
     if found.predicts:
         return f"{score}: training is smooth enough for its meta-gradient to predict"
     cure = (
-        "A lower learning rate, a warm-up, larger batches or a larger eps_root help; `lljax check` "
-        "on this config says what the gradient predicts."
+        "A smooth activation (gelu for relu), a lower learning rate, a warm-up, larger batches or "
+        "a larger eps_root help; `lljax check` on this config says what the gradient predicts."
     )
     if found.overshoot > found.most:
         return (

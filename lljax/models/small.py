@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from lljax.models.activations import ACTIVATIONS, Activation
 from lljax.types import LossFn, Params
 
 Kind = Literal["linear", "mlp", "cnn"]
@@ -24,29 +25,33 @@ class Small(nn.Module):
     """[B, ...] -> [B, outputs].
 
     Attributes:
-      kind: "linear"; "mlp", hidden layers with ReLU; "cnn", 3 x 3 convolutions with ReLU and mean
-        pooling by 2 on [B, H, W] or [B, H, W, C], then a linear layer.
+      kind: "linear"; "mlp", hidden layers; "cnn", 3 x 3 convolutions and mean pooling by 2 on
+        [B, H, W] or [B, H, W, C], then a linear layer.
       outputs: numbers that are predicted.
       width: of hidden layers; channels of convolutions.
       num_layers: hidden layers, or convolutions.
+      activation: behind each of them. The gradient of a model with "relu" jumps where a unit is
+        crossed, and a meta-gradient through many steps does not see these jumps.
     """
 
     kind: Kind
     outputs: int
     width: int
     num_layers: int
+    activation: Activation = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        activation = ACTIVATIONS[self.activation]
         if self.kind == "cnn":
             x = x[..., None] if x.ndim == 3 else x
             for _ in range(self.num_layers):
-                x = nn.relu(nn.Conv(self.width, (3, 3))(x))
+                x = activation(nn.Conv(self.width, (3, 3))(x))
                 if min(x.shape[1:3]) > 1:
                     x = nn.avg_pool(x, (2, 2), (2, 2))
         x = x.reshape(x.shape[0], -1)
         for _ in range(self.num_layers if self.kind == "mlp" else 0):
-            x = nn.relu(nn.Dense(self.width)(x))
+            x = activation(nn.Dense(self.width)(x))
         return nn.Dense(self.outputs)(x)
 
 

@@ -1,13 +1,14 @@
 """The paper's Transformer language model, and its loss as one number a sequence (§4.1).
 
-A causal pre-norm decoder: RMS norms with gain and bias, multi-head attention, ReLU feed-forward
-layers of four times the width, learned positions, an output head of its own, no other bias. The
+A causal pre-norm decoder: RMS norms with gain and bias, multi-head attention, feed-forward layers
+of four times the width, learned positions, an output head of its own, no other bias. The
 public code divides attention scores by the square root of the width instead of the head's width
 and initialises as PyTorch does; both can be chosen.
 
 Axis letters beside those of `lljax.types`: L positions, D width, H heads, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, cast, get_args
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lljax.data.tokenizer import PAD
+from lljax.models.activations import ACTIVATIONS, Activation
 from lljax.types import LossFn, Params
 
 AttentionScale = Literal["head", "width"]
@@ -66,16 +68,17 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with a ReLU between, four times as wide inside."""
+    """Two layers with an activation between, four times as wide inside."""
 
     kernel: nn.initializers.Initializer
+    activation: Callable[[jax.Array], jax.Array]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         inside = nn.Dense(4 * width, use_bias=False, kernel_init=self.kernel, name="inner")(x)
         return nn.Dense(width, use_bias=False, kernel_init=self.kernel, name="outer")(
-            nn.relu(inside)
+            self.activation(inside)
         )
 
 
@@ -94,6 +97,7 @@ class Transformer(nn.Module):
         "torch": PyTorch's defaults, as in the public code (a third of that variance, uniform;
         embeddings of deviation 1).
       loss_chunk: positions whose V logits are held at once; those of the whole batch when None.
+      activation: of the feed-forward layers; "relu" in the paper.
     """
 
     vocab_size: int
@@ -104,6 +108,7 @@ class Transformer(nn.Module):
     attention_scale: AttentionScale = "head"
     initialization: Initialization = "scaled"
     loss_chunk: int | None = None
+    activation: Activation = "relu"
 
     def setup(self) -> None:
         self._check_attributes()
@@ -119,7 +124,9 @@ class Transformer(nn.Module):
         self.attention_norms = [RMSNorm() for _ in range(self.num_layers)]
         self.attentions = [Attention(self.num_heads, scale, kernel) for _ in range(self.num_layers)]
         self.feed_forward_norms = [RMSNorm() for _ in range(self.num_layers)]
-        self.feed_forwards = [FeedForward(kernel) for _ in range(self.num_layers)]
+        self.feed_forwards = [
+            FeedForward(kernel, ACTIVATIONS[self.activation]) for _ in range(self.num_layers)
+        ]
         self.final_norm = RMSNorm()
         self.head = self.param("head", kernel, (self.width, self.vocab_size), jnp.float32)
 
@@ -156,7 +163,11 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"`width` must be a multiple of `num_heads`; got {self.width} and {self.num_heads}."
             )
-        choices = {"attention_scale": AttentionScale, "initialization": Initialization}
+        choices = {
+            "attention_scale": AttentionScale,
+            "initialization": Initialization,
+            "activation": Activation,
+        }
         for name, choice in choices.items():
             value = getattr(self, name)
             if value not in get_args(choice):

@@ -84,11 +84,13 @@ class ArraysModel:
     """The model."""
 
     kind: Literal["linear", "mlp", "cnn"] = "mlp"
-    """linear; mlp, hidden layers with ReLU; cnn, 3 x 3 convolutions on pictures."""
+    """linear; mlp, hidden layers; cnn, 3 x 3 convolutions on pictures."""
     width: int = 64
     """Of hidden layers, or channels of convolutions."""
     num_layers: int = 1
     """Hidden layers, or convolutions."""
+    activation: Literal["gelu", "relu", "tanh"] = "gelu"
+    """Of hidden layers. With relu a meta-gradient predicts less: relu's slope jumps at 0."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model")

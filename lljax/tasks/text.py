@@ -76,6 +76,8 @@ class TransformerModel:
     initialization: Literal["scaled", "torch"] = "torch"
     """PyTorch's defaults, as in the public code, or kernels of variance 1 / fan-in and small
     embeddings."""
+    activation: Literal["gelu", "relu", "tanh"] = "relu"
+    """Of the feed-forward layers; relu in the paper."""
     loss_chunk: int | None = None
     """Positions whose logits are held at once; those of a micro-batch when not given."""
 
