@@ -39,6 +39,23 @@ def softmax(scores, allowed):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
+def relu(x):
+    """Its value and its slope."""
+    return x * (x.real > 0), x.real > 0
+
+
+def gelu(x):
+    """The same, by the tanh that is usual for it."""
+    root, cubic = np.sqrt(2 / np.pi), 0.044715
+    tanh = np.tanh(root * (x + cubic * x**3))
+    return 0.5 * x * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * root * (
+        1 + 3 * cubic * x**2
+    )
+
+
+ACTIVATIONS = {"relu": relu, "gelu": gelu}
+
+
 @dataclasses.dataclass(frozen=True)
 class NumpyTransformer:
     """Parameters are a flat dict, named as the package names them."""
@@ -46,6 +63,7 @@ class NumpyTransformer:
     num_layers: int
     num_heads: int
     score_divisor: float
+    activation: str = "relu"
 
     def loss(self, params, row):
         """The mean loss over the targets of one sequence, and what its gradient needs."""
@@ -132,17 +150,15 @@ class NumpyTransformer:
     def _feed_forward(self, params, layer, x):
         y = norm(x, *self._norm_params(params, "feed_forward", layer))
         inside = y @ params[f"feed_forwards_{layer}/inner/kernel"]
-        return (inside * (inside.real > 0)) @ params[f"feed_forwards_{layer}/outer/kernel"], (
-            y,
-            inside,
-        )
+        active = ACTIVATIONS[self.activation](inside)[0]
+        return active @ params[f"feed_forwards_{layer}/outer/kernel"], (y, inside)
 
     def _feed_forward_transpose(self, params, layer, x, dout, grads):
         _, (y, inside) = self._feed_forward(params, layer, x)
-        active = inside.real > 0
+        active, slope = ACTIVATIONS[self.activation](inside)
         prefix = f"feed_forwards_{layer}"
-        grads[f"{prefix}/outer/kernel"] = (inside * active).T @ dout
-        dinside = active * (dout @ params[f"{prefix}/outer/kernel"].T)
+        grads[f"{prefix}/outer/kernel"] = active.T @ dout
+        dinside = slope * (dout @ params[f"{prefix}/outer/kernel"].T)
         grads[f"{prefix}/inner/kernel"] = y.T @ dinside
         dy = dinside @ params[f"{prefix}/inner/kernel"].T
         return self._norm_transpose(params, "feed_forward", layer, x, dy, grads)

@@ -73,44 +73,51 @@ def as_numpy(params):
     return {name: np.asarray(leaf) for name, leaf in flat.items()}
 
 
-def by_hand(attention_scale):
+def by_hand(attention_scale, activation):
     divisor = (WIDTH if attention_scale == "width" else WIDTH / HEADS) ** 0.5
-    return reference.NumpyTransformer(2, HEADS, divisor)
+    return reference.NumpyTransformer(2, HEADS, divisor, activation)
 
 
 @functools.cache
-def losses_of(attention_scale):
-    return compiled(sequence_loss(make_model(attention_scale=attention_scale)))
+def losses_of(attention_scale, activation="relu"):
+    model = make_model(attention_scale=attention_scale, activation=activation)
+    return compiled(sequence_loss(model))
 
 
 @functools.cache
-def meta_gradient(attention_scale):
-    loss_fn = sequence_loss(make_model(attention_scale=attention_scale))
+def meta_gradient(attention_scale, activation):
+    loss_fn = sequence_loss(make_model(attention_scale=attention_scale, activation=activation))
     loss_auc = lljax.build_loss_auc(loss_fn, optax.sgd(RATE), check_optimizer=False)
     return compiled(jax.value_and_grad(loss_auc, argnums=(0, 1), has_aux=True))
 
 
-BOTH = pytest.mark.parametrize(
-    ("attention_scale", "initialization"),
-    [("head", "torch"), pytest.param("width", "scaled", marks=pytest.mark.slow)],
+OF_NUMPY = pytest.mark.parametrize(
+    ("attention_scale", "initialization", "activation"),
+    [
+        ("head", "torch", "relu"),
+        ("head", "scaled", "gelu"),
+        pytest.param("width", "scaled", "relu", marks=pytest.mark.slow),
+    ],
 )
 
 
-@BOTH
-def test_losses_equal_numpy(attention_scale, initialization):
+@OF_NUMPY
+def test_losses_equal_numpy(attention_scale, initialization, activation):
     params = make_params(initialization)
-    expected = by_hand(attention_scale).losses(as_numpy(params), np.asarray(TRAIN.tokens))
-    assert_close(losses_of(attention_scale)(params, TRAIN), expected, 1e-12)
+    expected = by_hand(attention_scale, activation).losses(
+        as_numpy(params), np.asarray(TRAIN.tokens)
+    )
+    assert_close(losses_of(attention_scale, activation)(params, TRAIN), expected, 1e-12)
 
 
-@BOTH
-def test_meta_gradient_equals_numpy(attention_scale, initialization):
+@OF_NUMPY
+def test_meta_gradient_equals_numpy(attention_scale, initialization, activation):
     params = make_params(initialization)
-    (auc, _), (policy_bar, params_bar) = meta_gradient(attention_scale)(
+    (auc, _), (policy_bar, params_bar) = meta_gradient(attention_scale, activation)(
         jnp.asarray(POLICY), params, TRAIN, DESIRED
     )
     run = (POLICY, RATE, np.asarray(TRAIN.tokens), np.asarray(DESIRED.tokens))
-    model, flat = by_hand(attention_scale), as_numpy(params)
+    model, flat = by_hand(attention_scale, activation), as_numpy(params)
     assert_close(auc, reference.auc(model, flat, *run).real, 1e-12)
     assert_close(policy_bar, reference.meta_gradient(model, flat, *run), 1e-9)
     for seed in range(3):
@@ -123,10 +130,10 @@ def test_meta_gradient_equals_numpy(attention_scale, initialization):
 def test_meta_gradient_of_a_single_step_equals_the_closed_form_in_numpy():
     """Rows of zeros leave theta_1 where it is, so the AUC is L(theta_1)."""
     params, policy = make_params("scaled"), POLICY * [[1], [0], [0]]
-    _, (policy_bar, _) = meta_gradient("head")(jnp.asarray(policy), params, TRAIN, DESIRED)
+    _, (policy_bar, _) = meta_gradient("head", "relu")(jnp.asarray(policy), params, TRAIN, DESIRED)
     examples = (np.asarray(TRAIN.tokens), np.asarray(DESIRED.tokens))
     expected = reference.single_step_gradient(
-        by_hand("head"), as_numpy(params), POLICY[:1], RATE, *examples
+        by_hand("head", "relu"), as_numpy(params), POLICY[:1], RATE, *examples
     )
     assert_close(policy_bar[:1], expected, 1e-9)
 
@@ -328,6 +335,7 @@ def test_the_papers_model_has_its_size():
         ({"num_heads": 0}, "`num_heads` must be at least 1; got 0"),
         ({"loss_chunk": 0}, "`loss_chunk` must be at least 1; got 0"),
         ({"attention_scale": "heads"}, r"`attention_scale` must be one of .*; got 'heads'"),
+        ({"activation": "swish"}, r"`activation` must be one of .*; got 'swish'"),
         ({"initialization": "xavier"}, r"`initialization` must be one of .*; got 'xavier'"),
     ],
 )
