@@ -33,7 +33,7 @@ class Classifier(nnx.Module):
         self.scores = nnx.Linear(width, 4, rngs=rngs)
 
     def __call__(self, pictures):
-        return self.scores(nnx.relu(self.hidden(pictures.reshape(-1, 64))))
+        return self.scores(nnx.gelu(self.hidden(pictures.reshape(-1, 64))))
 
 
 def draw_pictures(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
