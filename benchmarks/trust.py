@@ -69,16 +69,18 @@ class Cell(NamedTuple):
         return f"{self.problem}: {', '.join(parts) or 'the default'}"
 
 
+LANGUAGE = Cell("language", rate=3e-3, schedule="constant", batch=0, steps=40, width=32)
+
+
 def grid() -> Iterator[Cell]:
     """Digits with either activation; the Transformer with the paper's relu, at times with gelu."""
     for activation in ACTIVATIONS_TRIED:
         yield from (cell._replace(activation=activation) for cell in _of_digits())
     yield from (cell._replace(activation="relu") for cell in _of_language())
-    language_cell = next(_of_language())
-    yield language_cell
-    yield language_cell._replace(eps_root=1e-16)
-    yield language_cell._replace(rate=0.03)
-    yield language_cell._replace(optimizer="sgd", rate=3.0)
+    yield LANGUAGE
+    yield LANGUAGE._replace(eps_root=1e-16)
+    yield LANGUAGE._replace(rate=0.03)
+    yield LANGUAGE._replace(optimizer="sgd", rate=3.0)
 
 
 def _of_digits() -> Iterator[Cell]:
@@ -107,14 +109,13 @@ def _of_digits() -> Iterator[Cell]:
 
 
 def _of_language() -> Iterator[Cell]:
-    language_cell = Cell("language", rate=3e-3, schedule="constant", batch=0, steps=40, width=32)
     for eps_root in (1e-6, 1e-16, 1e-10, 1e-8):
-        yield language_cell._replace(eps_root=eps_root)
+        yield LANGUAGE._replace(eps_root=eps_root)
     for rate in (0.01, 0.03):
-        yield language_cell._replace(rate=rate)
+        yield LANGUAGE._replace(rate=rate)
     for rate in (0.3, 1.0, 3.0):
-        yield language_cell._replace(optimizer="sgd", rate=rate)
-    yield language_cell._replace(precision="bfloat16")
+        yield LANGUAGE._replace(optimizer="sgd", rate=rate)
+    yield LANGUAGE._replace(precision="bfloat16")
 
 
 def optimizer_of(cell: Cell) -> optax.GradientTransformation:
