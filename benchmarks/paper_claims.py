@@ -158,7 +158,8 @@ def page(results: Mapping[str, Any]) -> str:
     ]
     for claim in CLAIMS:
         verdict, found = claim.ours(results) or ("not measured yet", "")
-        lines.append(f"| {claim.where} | {claim.claim} | {found} | {verdict} |")
+        cells = (claim.where, claim.claim, found.replace("|", "\\|"), verdict)
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "At the paper's full size of the Transformer (T = 4000, N = 16,384): not run here.",

@@ -34,9 +34,9 @@ __all__ = [
     "random_direction",
 ]
 
-SMOOTH = 0.45
+SMOOTH = 0.6
 """The least metasmoothness of theta_T at which a gradient is to be trusted. Measured by
-`benchmarks.trust`; see the log."""
+`benchmarks.trust`; see the log. With ReLU some gradients below it predict, too."""
 
 OVERSHOOT = 5.0
 """How many times as much as two runs show along a direction a gradient may predict. A parabola has
