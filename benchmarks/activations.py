@@ -15,13 +15,13 @@ import jax
 from scipy.stats import spearmanr
 
 from benchmarks import machine
+from benchmarks.prediction import SHARE
 from benchmarks.trust import LANGUAGE, Cell, Run, run_of
 from lljax import datamodels, trust
 from lljax.attribution import measure_and_scores
 from lljax.models.activations import ACTIVATIONS
 
 PARTS = (1.0, 0.5, 0.1, 0.01)  # of the weight, that is taken away
-SHARE = 0.05
 STEPS = (0.2, 0.02)  # of the metasmoothness
 CELLS = Cell(steps=100), Cell(steps=300), LANGUAGE
 

@@ -1,6 +1,6 @@
 """When does a meta-gradient predict? Metasmoothness and datamodeling scores over a grid of runs.
 
-    python -m benchmarks.trust [--only digits,language] [--subsets 100] [--seeds 1]
+    python -m benchmarks.trust [--only digits,language] [--subsets 100] [--seed 0]
 
 A cell is one training run: an optimiser with its eps_root, rate, batch, length, width, number
 format and activation. Of each: the datamodeling score (LDS) of AUC and final loss, metasmoothness,

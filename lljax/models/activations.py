@@ -1,15 +1,15 @@
-"""The activations of our models, by name."""
+"""The activations of the models, by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
-from flax import linen as nn
 
 Activation = Literal["gelu", "relu", "tanh"]
+"""gelu: by its approximation with tanh."""
 
 ACTIVATIONS: Mapping[Activation, Callable[[jax.Array], jax.Array]] = {
-    "gelu": nn.gelu,
-    "relu": nn.relu,
-    "tanh": nn.tanh,
+    "gelu": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "tanh": jax.nn.tanh,
 }

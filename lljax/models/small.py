@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from lljax import checks
 from lljax.models.activations import ACTIVATIONS, Activation
 from lljax.types import LossFn, Params
 
@@ -42,6 +43,7 @@ class Small(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        checks.check_choice("activation", self.activation, Activation)
         activation = ACTIVATIONS[self.activation]
         if self.kind == "cnn":
             x = x[..., None] if x.ndim == 3 else x

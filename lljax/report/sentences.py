@@ -247,11 +247,11 @@ def smoothness_sentence(summary: Mapping[str, Any]) -> str:
         return (
             f"{measured}, and the gradient foretells {summary['smoothness']['overshoot']:,.3g} "
             f"times the change of the AUC that these runs show: it is exact and predicts nothing. "
-            f"A lower learning rate, a warm-up or larger batches help."
+            f"`lljax check` on this config says what helps."
         )
     return (
         f"{measured}, below {summary['smoothness']['least']}: training is so rough that its exact "
-        f"gradients may predict little. A lower learning rate, a warm-up or larger batches help."
+        f"gradients may predict little. `lljax check` on this config says what helps."
     )
 
 

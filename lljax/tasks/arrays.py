@@ -8,6 +8,7 @@ from lljax import cluster
 from lljax.data.places import cache_folder
 from lljax.errors import UserError
 from lljax.field_types import check_fields
+from lljax.models.activations import Activation
 from lljax.tasks.config import (
     ExperimentConfig,
     InnerConfig,
@@ -89,8 +90,9 @@ class ArraysModel:
     """Of hidden layers, or channels of convolutions."""
     num_layers: int = 1
     """Hidden layers, or convolutions."""
-    activation: Literal["gelu", "relu", "tanh"] = "gelu"
-    """Of hidden layers. With relu a meta-gradient predicts less: relu's slope jumps at 0."""
+    activation: Activation = "gelu"
+    """Behind hidden layers and convolutions. With relu, whose slope jumps at 0, a meta-gradient
+    predicts less."""
 
     def __post_init__(self) -> None:
         check_fields(self, "model")

@@ -8,6 +8,7 @@ from lljax import cluster
 from lljax.data.settings import TextSettings
 from lljax.errors import UserError
 from lljax.field_types import check_fields
+from lljax.models.activations import Activation
 from lljax.tasks.config import ExperimentConfig, inner_optimizer, require, require_counts
 from lljax.tasks.origins import Origins
 from lljax.tasks.problem import Problem, Task
@@ -76,7 +77,7 @@ class TransformerModel:
     initialization: Literal["scaled", "torch"] = "torch"
     """PyTorch's defaults, as in the public code, or kernels of variance 1 / fan-in and small
     embeddings."""
-    activation: Literal["gelu", "relu", "tanh"] = "relu"
+    activation: Activation = "relu"
     """Of the feed-forward layers; relu in the paper."""
     loss_chunk: int | None = None
     """Positions whose logits are held at once; those of a micro-batch when not given."""
