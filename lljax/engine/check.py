@@ -53,6 +53,7 @@ class Findings(NamedTuple):
     retrainings: int
     auc: float | None  # at uniform weights, nats
     steep: str  # what is to be said of the optimiser; empty: nothing
+    cures: tuple[str, ...]  # what would make this training smoother, to be tried in this order
     seconds: float
 
     @property
@@ -117,6 +118,7 @@ def check_run(
         count,
         number(base.objective),
         steep,
+        _cures(config),
         time.monotonic() - begun,
     )
 
@@ -148,6 +150,24 @@ def _finite_differences(problem: PolicyProblem, inner: InnerConfig, seed: int) -
         loss_auc, policy, problem.params, train, desired, key=jax.random.key(seed)
     )
     return number(found.error)
+
+
+def _cures(config: ExperimentConfig) -> tuple[str, ...]:
+    """Only what the config has not."""
+    inner, model = config.inner, getattr(config, "model", None)
+    activation = getattr(model, "activation", None)
+    ways = {
+        "--model.activation gelu": activation == "relu",
+        "a smooth activation where your model has ReLU": activation is None,
+        "--model.initialization torch": getattr(model, "initialization", None) == "scaled",
+        f"a lower inner.learning_rate ({inner.learning_rate:g} here)": True,
+        "--inner.schedule warmup_cosine": inner.schedule != "warmup_cosine",
+        "a larger inner.batch_size": inner.batch_size is not None,
+        "--inner.clip-norm": inner.clip_norm is None,
+        "--inner.optimizer sgd or momentum": inner.optimizer == "adamw",
+        "fewer inner.num_steps": True,
+    }
+    return tuple(way for way, is_open in ways.items() if is_open)
 
 
 def describe(found: Findings) -> str:
@@ -205,10 +225,8 @@ def _conclusions(found: Findings) -> list[str]:
         lines.append(found.steep)
     if found.verdict != "trust":
         lines.append(
-            "What makes training smoother, in the order in which to try it: gelu where the model "
-            "has relu (model.activation), a lower inner.learning_rate, inner.schedule "
-            "warmup_cosine, a larger inner.batch_size, inner.clip_norm, sgd or momentum in place "
-            "of adamw, fewer inner.num_steps."
+            f"What makes training smoother, in the order in which to try it: "
+            f"{', '.join(found.cures)}."
         )
     if found.retrainings < ENOUGH:
         lines.append(
