@@ -34,7 +34,7 @@ __all__ = [
     "random_direction",
 ]
 
-SMOOTH = 0.6
+SMOOTH = 0.7
 """The least metasmoothness of theta_T at which a gradient is to be trusted. Measured by
 `benchmarks.trust`; see the log. With ReLU some gradients below it predict, too."""
 
