@@ -276,6 +276,16 @@ def test_check_judges_a_run_and_says_what_to_change():
     assert "--seconds gives" in rough.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config", ["curate", "domains", "noisy_labels", "perceptron", "transformer_small"]
+)
+def test_the_gradient_of_what_is_shipped_predicts(config):
+    found = call("check", config)
+    assert found.returncode == 0, found.stderr
+    assert "Verdict: trust" in found.stdout, found.stdout
+
+
 def test_check_judges_a_dense_policy_too():
     found = call("check", "perceptron", *SMALL, "--seconds", 1)
     assert found.returncode == 0, found.stderr
