@@ -287,7 +287,7 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def draw(rows: dict[str, Any]) -> None:
-    """Score against metasmoothness, a point a cell."""
+    """Score against metasmoothness, a point a cell; those of ReLU are hollow."""
     figure, ((axis,),) = output.subplots(1, 1, 5.2, 3.6)
 
     def kind(row: dict[str, Any]) -> str:
@@ -299,9 +299,14 @@ def draw(rows: dict[str, Any]) -> None:
         ("warned", "#d55e00", "optimiser warned of"),
         ("overshoots", "#000000", "gradient overshoots"),
     ):
-        of = [row for row in rows.values() if kind(row) == name]
-        x = [statistics.median(row["smoothness"]) for row in of]
-        axis.plot(x, [row["lds_auc"] for row in of], "o", color=colour, ms=4.5, label=label)
+        for activation in ACTIVATIONS_TRIED:
+            is_relu = activation == "relu"
+            of = [r for n, r in rows.items() if kind(r) == name and n.endswith("relu") == is_relu]
+            x = [statistics.median(row["smoothness"]) for row in of]
+            y = [row["lds_auc"] for row in of]
+            face = "none" if is_relu else colour
+            axis.plot(x, y, "o", color=colour, mfc=face, ms=4.5, label=None if is_relu else label)
+    axis.plot([], [], "o", color="#888", mfc="none", ms=4.5, label="hollow: ReLU; full: GELU")
     axis.axvline(trust.SMOOTH, color="#888", lw=0.8, ls="--")
     axis.axhspan(FAILS, PREDICTS, color="#888", alpha=0.15, lw=0)
     axis.set(xlabel="metasmoothness of the trained parameters", ylabel="LDS of the loss AUC")
