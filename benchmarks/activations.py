@@ -4,8 +4,8 @@
 
 Training runs that differ in them alone. Random 5 % of the examples lose a part of their weight: all
 of it, as for the datamodeling score, a half, a tenth, a hundredth. The smaller the part, the better
-must a derivative foretell what happens, if the run has one that means something. Metasmoothness is
-measured at two sizes of the step, and the overshoot at the first. digits and language: the runs of
+must a derivative foretell what happens, if the run has one that means something. Metasmoothness and
+overshoot are measured at two sizes of the step. digits and language: the runs of
 `benchmarks.trust`. curate: one run of configs/curate.py on its default text. Rows are kept in
 benchmarks/ACTIVATIONS.json.
 """

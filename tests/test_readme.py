@@ -28,7 +28,10 @@ def test_the_table_of_functions_is_complete():
 def test_files_and_make_targets_exist():
     for folder, text in ((ROOT, README), (ROOT / "docs", EXTENDING)):
         for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
-            assert (folder / path.partition("#")[0]).exists(), path
+            file, _, anchor = path.partition("#")
+            assert (folder / file).exists(), path
+            headings = re.findall(r"^#+ (.*)", (folder / file).read_text(), re.M) if anchor else ()
+            assert not anchor or anchor in {h.lower().replace(" ", "-") for h in headings}, path
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make (\w+)`?", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -9,12 +9,13 @@ Axis letters beside those of `lljax.types`: L positions, D width, H heads, V voc
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lljax import checks
 from lljax.data.tokenizer import PAD
 from lljax.models.activations import ACTIVATIONS, Activation
 from lljax.types import LossFn, Params
@@ -169,9 +170,7 @@ class Transformer(nn.Module):
             "activation": Activation,
         }
         for name, choice in choices.items():
-            value = getattr(self, name)
-            if value not in get_args(choice):
-                raise ValueError(f"`{name}` must be one of {get_args(choice)}; got {value!r}.")
+            checks.check_choice(name, getattr(self, name), choice)
 
 
 def token_losses(
