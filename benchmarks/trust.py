@@ -267,9 +267,9 @@ def scores_of_both(
 
 def table(rows: dict[str, Any]) -> str:
     """The cells by their score, with what the rule says of each."""
-    lines = [
-        f"{'':<58}{'smooth':>8}{'over':>9}{'warned':>8}{'LDS AUC':>9}{'final':>7}{'AUC':>8}  rule"
-    ]
+    width = max(map(len, rows)) + 1
+    heads = f"{'smooth':>8}{'over':>9}{'warned':>8}{'LDS AUC':>9}{'final':>7}{'AUC':>8}  rule"
+    lines = [" " * width + heads]
     for name, row in sorted(rows.items(), key=lambda item: -item[1]["lds_auc"]):
         smooth = statistics.median(row["smoothness"])
         overshoot = statistics.median(row["overshoot"])
@@ -280,7 +280,7 @@ def table(rows: dict[str, Any]) -> str:
         rule = "between" if between else "holds" if holds else "FAILS"
         warned = "yes" if row["warned"] else ""
         lines.append(
-            f"{name:<58}{smooth:>8.2f}{overshoot:>9.3g}{warned:>8}{row['lds_auc']:>9.3f}"
+            f"{name:<{width}}{smooth:>8.2f}{overshoot:>9.3g}{warned:>8}{row['lds_auc']:>9.3f}"
             f"{row['lds_final']:>7.3f}{row['auc']:>8.3f}  {'trust' if trusts else 'not'}: {rule}"
         )
     return "\n".join(lines)
